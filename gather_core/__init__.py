@@ -1,0 +1,104 @@
+"""Gather any Python object from every rank of a distributed job, through a codec and a transport chosen by name."""
+
+from typing import TYPE_CHECKING, Any
+
+from gather_core.errors import (
+    AbortedError,
+    ClosedError,
+    CodecError,
+    DecodeError,
+    DesyncError,
+    EncodeError,
+    GatherError,
+    GroupBrokenError,
+    LimitError,
+    PeerLostError,
+    ProtocolError,
+    RankFailedError,
+    RemoteCallError,
+    RemoteEncodeError,
+    SettingsError,
+    SetupError,
+    SlotOverflowError,
+    TransportError,
+    TransportTimeoutError,
+    UnknownPluginError,
+    UntrustedCodecError,
+)
+from gather_core.interleave import interleave
+
+if TYPE_CHECKING:
+    from gather_core.codec import Codec, DecodeOptions, Frames, Limits, Trust
+    from gather_core.gatherer import Gatherer
+    from gather_core.registry import register_codec, register_transport
+    from gather_core.settings import GatherSettings
+    from gather_core.transport import Capabilities, GroupContext, Transport
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AbortedError",
+    "Capabilities",
+    "ClosedError",
+    "Codec",
+    "CodecError",
+    "DecodeError",
+    "DecodeOptions",
+    "DesyncError",
+    "EncodeError",
+    "Frames",
+    "GatherError",
+    "GatherSettings",
+    "Gatherer",
+    "GroupBrokenError",
+    "GroupContext",
+    "LimitError",
+    "Limits",
+    "PeerLostError",
+    "ProtocolError",
+    "RankFailedError",
+    "RemoteCallError",
+    "RemoteEncodeError",
+    "SettingsError",
+    "SetupError",
+    "SlotOverflowError",
+    "Transport",
+    "TransportError",
+    "TransportTimeoutError",
+    "Trust",
+    "UnknownPluginError",
+    "UntrustedCodecError",
+    "interleave",
+    "register_codec",
+    "register_transport",
+]
+
+_LAZY = {
+    "Capabilities": "transport",
+    "Codec": "codec",
+    "DecodeOptions": "codec",
+    "Frames": "codec",
+    "GatherSettings": "settings",
+    "Gatherer": "gatherer",
+    "GroupContext": "transport",
+    "Limits": "codec",
+    "Transport": "transport",
+    "Trust": "codec",
+    "register_codec": "registry",
+    "register_transport": "registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name on first use, so that `import gather_core` stays fast."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"gather_core.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,104 @@
+"""The codec seam: one object to frames and back. A codec knows no ranks, groups or transports."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import ClassVar, Literal, TypeAlias
+
+__all__ = ["Buffer", "Codec", "DecodeOptions", "Frames", "Limits", "TensorDevice", "Trust"]
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+Frames: TypeAlias = Sequence[Buffer]
+"""What encode returns: C-contiguous byte buffers, the head first. Large buffers alias the object and are not copied."""
+
+TensorDevice: TypeAlias = "Literal['cpu', 'current'] | Callable[[object], object]"
+"""Where decoded tensors land: CPU, this process's current accelerator, or what a function of the CPU tensor returns."""
+
+
+class Trust(Enum):
+    """What decoding bytes of this codec can do. A declaration by the codec's author, not a proof."""
+
+    DATA = "data"
+    """Decoding only builds allow-listed types."""
+    CODE = "code"
+    """Decoding can execute code that the sender chose."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what is believed from the wire, checked before anything is allocated.
+
+    They must be equal on every rank (round 0 compares them), so that a payload is refused by all ranks or by none.
+    """
+
+    payload_nbytes: int = 1 << 36
+    """One rank's encoded object, in bytes."""
+    num_frames: int = 1 << 20
+    """Frames of one object."""
+    frame_nbytes: int = 1 << 36
+    """One frame, in bytes, also after decompression."""
+    expansion_ratio: int = 20_000
+    """Decompressed over compressed size of one frame; zstd itself reaches about 16,000 on zeros."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if type(value) is not int or value < 1:
+                raise ValueError(f"Limits.{name} must be an int of at least 1, not {value!r}")
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """What the receiving rank decides about decoding; never taken from the wire."""
+
+    tensor_device: TensorDevice = "cpu"
+    limits: Limits = field(default_factory=Limits)
+
+
+class Codec(ABC):
+    """Turns one object into frames and back.
+
+    Stateless between calls and thread-safe: ranks may be threads of one process. The round trip is exact or `encode`
+    raises: an object is never silently changed.
+    """
+
+    name: ClassVar[str]
+    """The registry key, lower case."""
+    trust: ClassVar[Trust] = Trust.CODE
+
+    @abstractmethod
+    def encode(self, obj: object) -> Frames:
+        """Returns the object as frames; buffers of the object may be aliased, and are read until the operation ends.
+
+        Raises:
+            EncodeError: The object cannot be encoded exactly. The Gatherer wraps any other exception in one.
+        """
+
+    @abstractmethod
+    def decode(self, frames: Sequence[memoryview], options: DecodeOptions = DecodeOptions()) -> object:
+        """Rebuilds the object.
+
+        The frames are read-only, 64-byte aligned and **borrowed**: what the object keeps must be copied (`own`),
+        because the memory is reused as soon as this call has returned.
+
+        Raises:
+            DecodeError: The frames are not what `encode` writes. The Gatherer wraps any other exception in one.
+        """
+
+    @property
+    def spec(self) -> str:
+        """The canonical spec string: name and the options that differ from the default."""
+        return self.name
+
+    def fingerprint(self) -> str:
+        """Equal on ranks that can read each other's frames; compared before the first byte is sent."""
+        return self.spec
+
+
+def own(frame: memoryview) -> memoryview:
+    """Copies a borrowed frame into fresh writable memory that the decoded object may keep."""
+    from gather_core.memory import aligned_buffer
+
+    copy = aligned_buffer(frame.nbytes)
+    copy[:] = frame
+    return copy

@@ -1,0 +1,213 @@
+"""Every error that gather-core raises, in one tree.
+
+```
+GatherError
+├── SettingsError(ValueError)        a bad argument or setting
+├── UnknownPluginError(LookupError)  a codec or transport that nobody registered
+├── ClosedError                      use after close, or in a forked child
+├── CodecError
+│   ├── EncodeError                  this rank's object cannot be encoded
+│   ├── DecodeError                  a rank's bytes cannot be decoded
+│   ├── UntrustedCodecError          a codec that executes code where that is forbidden
+│   └── LimitError                   a length above `Limits`
+├── RankFailedError                  the same on every rank
+│   ├── RemoteEncodeError            arguments, encoding, limits
+│   ├── RemoteCallError              the function given to `run`
+│   └── SetupError                   construction (round 0)
+├── SlotOverflowError                the same on every rank, with overflow="error"
+├── ProtocolError                    a slot that cannot be: header, checksum, lengths
+│   └── DesyncError                  ranks are at different operations
+└── TransportError
+    ├── TransportTimeoutError(TimeoutError)
+    ├── PeerLostError
+    ├── AbortedError
+    └── GroupBrokenError
+```
+
+After an object-level error (the `RankFailedError` and `SlotOverflowError` branches) the group is usable and in step.
+After a `ProtocolError` or a `TransportError` it is broken: every later call raises `GroupBrokenError` at once.
+Constructor arguments are positional and kept in `args`, so that errors survive pickling between processes.
+"""
+
+from collections.abc import Mapping, Sequence
+
+__all__ = [
+    "AbortedError",
+    "ClosedError",
+    "CodecError",
+    "DecodeError",
+    "DesyncError",
+    "EncodeError",
+    "GatherError",
+    "GroupBrokenError",
+    "LimitError",
+    "PeerLostError",
+    "ProtocolError",
+    "RankFailedError",
+    "RemoteCallError",
+    "RemoteEncodeError",
+    "SettingsError",
+    "SetupError",
+    "SlotOverflowError",
+    "TransportError",
+    "TransportTimeoutError",
+    "UnknownPluginError",
+    "UntrustedCodecError",
+]
+
+
+class GatherError(Exception):
+    """Base of everything that gather-core raises on purpose."""
+
+
+class SettingsError(GatherError, ValueError):
+    """An argument or setting is wrong; the message names it, its value and what is allowed."""
+
+
+class UnknownPluginError(GatherError, LookupError):
+    """No codec or transport has this name; the message lists the known ones."""
+
+
+class ClosedError(GatherError):
+    """The Gatherer or transport was closed, or belongs to the parent of this forked process."""
+
+
+class CodecError(GatherError):
+    """A codec failed on one rank."""
+
+
+class EncodeError(CodecError):
+    """The object cannot be turned into bytes without losing something."""
+
+
+class DecodeError(CodecError):
+    """The bytes of a rank are not what its codec writes. Local to the rank that raises it; the group stays usable."""
+
+
+class UntrustedCodecError(CodecError):
+    """The codec can execute code while it decodes, and that is forbidden here."""
+
+
+class LimitError(CodecError):
+    """A length or count is above `Limits`; nothing was allocated for it."""
+
+
+def format_ranks(ranks: Sequence[int]) -> str:
+    """Names ranks for a message: "rank 3", or "ranks 0-2, 5"."""
+    runs: list[list[int]] = []
+    for rank in sorted(ranks):
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1].append(rank)
+        else:
+            runs.append([rank])
+    text = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return f"rank {text}" if len(ranks) == 1 else f"ranks {text}"
+
+
+class RankFailedError(GatherError):
+    """An object-level failure of one or more ranks, raised alike on every rank.
+
+    On a failing rank the original exception is `__cause__`; the others read its traceback in `failures`.
+    """
+
+    what = "failed"
+
+    def __init__(self, failures: Mapping[int, str]) -> None:
+        self.failures: dict[int, str] = dict(failures)
+        """Group rank -> "Type: message" and, where it was sent along, the traceback."""
+        super().__init__(self.failures)
+
+    def __str__(self) -> str:
+        ranks_by_text: dict[str, list[int]] = {}
+        for rank, text in sorted(self.failures.items()):
+            ranks_by_text.setdefault(text, []).append(rank)
+        return "\n".join(f"{format_ranks(ranks)} {self.what}: {text}" for text, ranks in ranks_by_text.items())
+
+
+class RemoteEncodeError(RankFailedError):
+    """Some ranks could not hand in their object: bad arguments, not encodable, or above the limits."""
+
+    what = "could not hand in its object"
+
+
+class RemoteCallError(RankFailedError):
+    """The function given to `run` raised on some ranks."""
+
+    what = "raised in run()"
+
+
+class SetupError(RankFailedError):
+    """Some ranks could not construct their Gatherer, or disagree about it."""
+
+    what = "could not set up"
+
+
+class SlotOverflowError(GatherError):
+    """With `overflow="error"`: some ranks sent more than a slot holds. Raised alike on every rank."""
+
+    def __init__(self, nbytes: Mapping[int, int], slot_nbytes: int) -> None:
+        self.nbytes: dict[int, int] = dict(nbytes)
+        """Group rank -> bytes that its slot would have needed, header included."""
+        self.slot_nbytes = slot_nbytes
+        super().__init__(self.nbytes, slot_nbytes)
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"rank {rank} needs {nbytes}" for rank, nbytes in sorted(self.nbytes.items()))
+        return (
+            f"slots of {self.slot_nbytes} bytes are too small: {sizes}; "
+            f'raise slot_nbytes to {max(self.nbytes.values())} or use overflow="second_round"'
+        )
+
+
+class ProtocolError(GatherError):
+    """A slot that no correct rank writes: header, checksum, or lengths. The group is broken afterwards."""
+
+
+class DesyncError(ProtocolError):
+    """Ranks are at different operations; the message says which rank is where. The group is broken afterwards."""
+
+
+class TransportError(GatherError):
+    """Bytes could not be moved. The transport is unusable and the group broken afterwards."""
+
+
+class TransportTimeoutError(TransportError, TimeoutError):
+    """The deadline passed.
+
+    `missing` are the ranks that gave no sign of life, `behind` those that are alive but never entered the operation;
+    both in group ranks, both empty where nobody can tell.
+    """
+
+    def __init__(self, message: str, missing: Sequence[int] = (), behind: Sequence[int] = ()) -> None:
+        self.missing = tuple(missing)
+        self.behind = tuple(behind)
+        super().__init__(message, self.missing, self.behind)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class PeerLostError(TransportError):
+    """A rank's process or connection is gone; `ranks` names those known to be lost, in group ranks."""
+
+    def __init__(self, message: str, ranks: Sequence[int] = ()) -> None:
+        self.ranks = tuple(ranks)
+        super().__init__(message, self.ranks)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class AbortedError(TransportError):
+    """Another rank gave up and told the others; `rank` is that group rank."""
+
+    def __init__(self, message: str, rank: int) -> None:
+        self.rank = rank
+        super().__init__(message, rank)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class GroupBrokenError(TransportError):
+    """An earlier failure broke the group; construct a new Gatherer on a group of live ranks. `__cause__` says why."""

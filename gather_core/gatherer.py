@@ -1,0 +1,526 @@
+"""The Gatherer: encode, round 1, verdict, round 2, decode. The only file that knows both seams."""
+
+import os
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, Literal, NoReturn, Self, TypeVar
+
+from xxhash import xxh3_64_intdigest
+
+from gather_core.codec import Codec, DecodeOptions, Frames, Limits, TensorDevice
+from gather_core.deadline import Deadline, seconds
+from gather_core.errors import (
+    AbortedError,
+    ClosedError,
+    DecodeError,
+    DesyncError,
+    EncodeError,
+    GatherError,
+    GroupBrokenError,
+    LimitError,
+    PeerLostError,
+    ProtocolError,
+    RankFailedError,
+    SettingsError,
+    SlotOverflowError,
+    TransportTimeoutError,
+    format_ranks,
+)
+from gather_core.memory import align, aligned_buffer
+from gather_core.notes import Notes, Position, describe_position
+from gather_core.rendezvous import connect
+from gather_core.settings import DEFAULT_SLOT_NBYTES, GatherSettings
+from gather_core.slot import (
+    HEADER_NBYTES,
+    Agreement,
+    Failure,
+    Kind,
+    checksum_parts,
+    checksums_frames,
+    payload_nbytes,
+    payload_parts,
+    read_frames,
+    write_header,
+    write_payload,
+)
+from gather_core.stats import Stats
+from gather_core.transport import Transport
+from gather_core.verdict import Verdict, judge
+
+T = TypeVar("T")
+Timeout = float | timedelta | None
+
+_NO_ROOT = -1
+_HARMLESS = (RankFailedError, SlotOverflowError, DecodeError)
+"""What leaves the group usable: the same on every rank, or (a decode error) after the last exchange."""
+
+
+@lru_cache(maxsize=4096)
+def _op_code(operation: str, root: int, tag: str) -> int:
+    """32 bits that tell operations apart in the agreement block."""
+    return xxh3_64_intdigest(f"{operation}\0{root}\0{tag}".encode("utf-8", "surrogatepass")) & 0xFFFFFFFF
+
+
+@dataclass(slots=True)
+class _Call:
+    """One operation on one rank."""
+
+    operation: str
+    root: int
+    tag: str
+    timeout_s: Timeout
+    sends: bool
+    """This rank hands in an object."""
+    wanted: Sequence[int]
+    """The ranks whose objects this rank gets."""
+    routed: bool = False
+    """In round 2, only the root receives."""
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """What this rank brings to round 1."""
+
+    frames: Frames
+    nbytes: int
+    """Of the payload."""
+    filled: int
+    """Of the slot, in bytes."""
+    agreement: bytes
+    failure: BaseException | None = None
+
+
+class Gatherer:
+    """Every rank hands in one object and gets the objects of all ranks, exactly, or every rank gets an error.
+
+    Construction and every operation are collective over `group`: all its ranks make the same calls in the same order.
+    Threads may share a Gatherer; their calls are serialised. Ranks are group ranks everywhere.
+
+    Args:
+        codec: A spec such as `"pickle"` or `"msgpack+zstd:level=3"`, or a Codec.
+        transport: A spec such as `"gloo"`, `"auto"`, or a Transport, which then belongs to this Gatherer.
+        group: A torch ProcessGroup or 1-D DeviceMesh of which this rank is a member; None: the default group, and
+            where none is initialised, this process alone.
+        slot_nbytes: Size of each rank's slot in bytes, header included; at least 1024, rounded up to a multiple of 64.
+            What fits in it travels in one exchange.
+        overflow: What happens to larger objects: `"second_round"` sends them in a second exchange, `"error"` raises
+            `SlotOverflowError` on every rank.
+        timeout_s: Seconds (or a timedelta) for construction and for each operation; None: the group's own timeout.
+        limits: Bounds on what is believed from the wire; must be equal on all ranks.
+        tensor_device: Where decoded tensors land: `"cpu"`, `"current"` or a function of the CPU tensor.
+        payload_checksum: Whether payloads are checksummed: `"auto"`: wherever bytes cross a wire, and below 64 KiB.
+
+    Raises:
+        ValueError: This rank is not in `group`; on this rank only.
+        SetupError: Some rank has bad arguments, other settings, cannot open its transport, or does not come within
+            the timeout; on every rank, naming those ranks. The original is `__cause__` where it happened.
+    """
+
+    def __init__(
+        self,
+        codec: str | Codec = "pickle",
+        transport: str | Transport = "auto",
+        *,
+        group: object = None,
+        slot_nbytes: int = DEFAULT_SLOT_NBYTES,
+        overflow: Literal["second_round", "error"] = "second_round",
+        timeout_s: Timeout = None,
+        limits: Limits = Limits(),  # noqa: B008
+        tensor_device: TensorDevice = "cpu",
+        payload_checksum: bool | Literal["auto"] = "auto",
+    ) -> None:
+        self.settings = GatherSettings(
+            codec, transport, slot_nbytes, overflow, timeout_s, limits, tensor_device, payload_checksum
+        )
+        connection = connect(self.settings, group)
+        self.stats = Stats()
+        self._connection = connection
+        self._codec = connection.codec
+        self._transport = connection.transport
+        self._notes = connection.notes
+        self._terms = connection.terms
+        self._rank = connection.context.rank
+        self._slot_nbytes = connection.terms.slot_nbytes
+        self._checksum_policy = None if payload_checksum == "auto" else payload_checksum
+        self._decode_options = DecodeOptions(tensor_device, limits)
+        self._everyone = range(connection.context.world_size)
+        self._lock = threading.RLock()
+        self._busy = False
+        self._seq = 0
+        self._broken: BaseException | None = None
+        self._pid = os.getpid()
+        self._finalizer = weakref.finalize(self, _release, connection.notes, connection.transport)
+
+    @property
+    def rank(self) -> int:
+        """This rank, in group ranks."""
+        return self._rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks in the group."""
+        return self._terms.world_size
+
+    @property
+    def codec(self) -> Codec:
+        """The codec in use."""
+        return self._codec
+
+    @property
+    def transport(self) -> Transport:
+        """The transport in use; what `auto` chose."""
+        return self._transport
+
+    @property
+    def slot_nbytes(self) -> int:
+        """The slot size in use, in bytes."""
+        return self._slot_nbytes
+
+    def describe(self) -> str:
+        """Says in one line what is in use and why, and which `slot_nbytes` would have saved second rounds so far."""
+        text = (
+            f"rank {self._rank} of {self.world_size}, codec {self._codec.spec}, "
+            f"transport {self._transport.spec} ({self._connection.reason}), slots of {self._slot_nbytes} bytes"
+        )
+        stats = self.stats
+        if stats.second_rounds:
+            text += (
+                f"; {stats.second_rounds} of {stats.operations} operations needed a second round, "
+                f"which slot_nbytes={stats.largest_slot_nbytes} would have saved"
+            )
+        return text
+
+    def all_gather(self, obj: T, *, timeout_s: Timeout = None, tag: str = "") -> list[T]:
+        """(all ranks) Returns the objects of all ranks, in rank order; this rank's own is a copy too.
+
+        Args:
+            obj: Any object that the codec can encode.
+            timeout_s: Seconds until this rank gives up; None: the Gatherer's own.
+            tag: Names the call in error messages; must be equal on all ranks.
+
+        Raises:
+            RemoteEncodeError: A rank has bad arguments or an object that cannot be encoded; on every rank. The group
+                stays usable.
+            SlotOverflowError: With `overflow="error"`, an object does not fit; on every rank. The group stays usable.
+            DecodeError: An object cannot be decoded here; on this rank. The group stays usable.
+            ProtocolError: The ranks are at different operations, or bytes were damaged. The group is broken.
+            TransportError: A rank did not come in time, died, or aborted. The group is broken.
+            ClosedError: The Gatherer is closed, or belongs to the parent process.
+        """
+        result: list[T] = self._operate(_Call("all_gather", _NO_ROOT, tag, timeout_s, True, self._everyone), obj)
+        return result
+
+    def gather(self, obj: T, dst: int = 0, *, timeout_s: Timeout = None, tag: str = "") -> list[T] | None:
+        """(all ranks) Returns the objects of all ranks on rank `dst`, None elsewhere; raises as `all_gather`."""
+        wanted = self._everyone if dst == self._rank else ()
+        objects: list[T] = self._operate(_Call("gather", dst, tag, timeout_s, True, wanted, routed=True), obj)
+        return objects if dst == self._rank else None
+
+    def broadcast(self, obj: Any = None, src: int = 0, *, timeout_s: Timeout = None, tag: str = "") -> Any:
+        """(all ranks) Returns the object of rank `src`; what others pass is ignored. Raises as `all_gather`."""
+        call = _Call("broadcast", src, tag, timeout_s, src == self._rank, (src,))
+        return self._operate(call, obj)[0]
+
+    def run(self, fn: Callable[..., T], *args: Any, timeout_s: Timeout = None, tag: str = "") -> list[T]:
+        """(all ranks) Calls `fn(*args)` on every rank and returns all results, in rank order.
+
+        `timeout_s` counts from the moment that this rank's own call has returned: it must cover the slowest rank's.
+
+        Raises:
+            RemoteCallError: The function raised an Exception on some ranks; on every rank, with their tracebacks. The
+                group stays usable. Anything else (KeyboardInterrupt, SystemExit) aborts.
+            GatherError: As `all_gather`.
+        """
+        self._check_usable()
+        failure: Exception | None = None
+        value: Any = None
+        try:
+            value = fn(*args)
+        except Exception as exc:
+            failure = exc
+        except BaseException as exc:
+            self.abort(exc)
+            raise
+        call = _Call("run", _NO_ROOT, tag, timeout_s, True, self._everyone)
+        results: list[T] = self._operate(call, value, failed_call=failure)
+        return results
+
+    def abort(self, exc: BaseException | None = None) -> None:
+        """Tells the other ranks that this one gives up, without waiting for them, and breaks the group.
+
+        Their current or next operation raises `AbortedError` with this rank and the text of `exc`. Idempotent.
+        """
+        if self._broken is None and self._finalizer.alive and self._pid == os.getpid():
+            cause = exc if exc is not None else GatherError("abort() was called")
+            self._broken = cause
+            text = _summary(cause)
+            self._notes.abort(text)
+            self._transport.abort(text)
+
+    def close(self) -> None:
+        """Gives connections and memory back; never collective, idempotent. Later calls raise `ClosedError`."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if exc is not None:
+            self.abort(exc)
+        self.close()
+
+    def _check_usable(self) -> None:
+        if self._pid != os.getpid():
+            raise ClosedError("this Gatherer belongs to the parent process: construct one after the fork")
+        if not self._finalizer.alive:
+            raise ClosedError("this Gatherer is closed")
+        if self._broken is not None:
+            raise GroupBrokenError(
+                f"the group is broken since: {_summary(self._broken)}; construct a new Gatherer"
+            ) from self._broken
+
+    def _operate(self, call: _Call, obj: object, failed_call: Exception | None = None) -> list[Any]:
+        """Runs one operation under the lock; from here on whatever goes wrong reaches every rank."""
+        with self._lock:
+            self._check_usable()
+            if self._busy:
+                raise GatherError("called from inside another operation of the same Gatherer, such as its codec")
+            self._busy = True
+            try:
+                self._notes.check()
+                self._seq += 1
+                result = self._exchange(call, obj, failed_call)
+            except _HARMLESS:
+                raise
+            except BaseException as exc:
+                self._break(exc)
+            finally:
+                self._busy = False
+                if self._broken is None:
+                    self._notes.position = self._position(call, "done")
+            return result
+
+    def _position(self, call: _Call, phase: str) -> Position:
+        return (self._seq, call.operation, str(call.tag), phase)
+
+    def _exchange(self, call: _Call, obj: object, failed_call: Exception | None) -> list[Any]:
+        outgoing, timeout_s = self._prepare(call, obj, failed_call)
+        deadline = Deadline(timeout_s)
+        self._notes.position = self._position(call, "round 1")
+        slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=deadline.remaining_s())
+        if len(slots) != self.world_size:
+            raise ProtocolError(f"the transport returned {len(slots)} slots for {self.world_size} ranks")
+        try:
+            verdict = judge(slots, outgoing.agreement, self._terms)
+        except RankFailedError as exc:
+            raise exc from outgoing.failure
+        payloads = self._collect(call, outgoing, slots, verdict, deadline)
+        self._count(outgoing, verdict)
+        return self._decode(call, verdict, payloads)
+
+    def _prepare(self, call: _Call, obj: object, failed_call: Exception | None) -> tuple[_Outgoing, float]:
+        """Fills this rank's slot: with its object, or with what went wrong."""
+        timeout_s = self._connection.timeout_s
+        failure = failed_call
+        op = 0
+        if failure is None:
+            try:
+                timeout_s = timeout_s if call.timeout_s is None else seconds(call.timeout_s)
+                op = self._check_arguments(call)
+                return self._fill(self._encode(obj) if call.sends else (), op), timeout_s
+            except Exception as exc:
+                failure = exc
+        return self._fill_failure(failure, "call" if failed_call is not None else "encode"), timeout_s
+
+    def _check_arguments(self, call: _Call) -> int:
+        if type(call.tag) is not str:
+            raise SettingsError(f"tag must be a str, not {call.tag!r}")
+        if call.root != _NO_ROOT or type(call.root) is not int:
+            name = "src" if call.operation == "broadcast" else "dst"
+            if type(call.root) is not int or not 0 <= call.root < self.world_size:
+                raise SettingsError(f"{name} must be a group rank from 0 to {self.world_size - 1}, not {call.root!r}")
+        return _op_code(call.operation, call.root, call.tag)
+
+    def _encode(self, obj: object) -> Frames:
+        try:
+            frames = [_flat(frame) for frame in self._codec.encode(obj)]
+        except EncodeError:
+            raise
+        except Exception as exc:
+            raise EncodeError(f"codec {self._codec.spec} cannot encode this {type(obj).__name__}: {exc}") from exc
+        if not frames:
+            raise EncodeError(f"codec {self._codec.spec} returned no frames")
+        limits = self._terms.limits
+        largest = max(map(len, frames))
+        if len(frames) > limits.num_frames or largest > limits.frame_nbytes:
+            raise LimitError(f"{len(frames)} frames of up to {largest} bytes are above {limits}")
+        return frames
+
+    def _agreement(self, kind: Kind, op: int) -> bytes:
+        terms = self._terms
+        return Agreement(kind, terms.group_id, self._seq, terms.world_size, op).pack()
+
+    def _fill(self, frames: Frames, op: int) -> _Outgoing:
+        nbytes = payload_nbytes(frames)
+        if nbytes > self._terms.limits.payload_nbytes:
+            raise LimitError(f"{nbytes} bytes are above Limits.payload_nbytes={self._terms.limits.payload_nbytes}")
+        agreement = self._agreement(Kind.DATA, op)
+        fits = HEADER_NBYTES + nbytes <= self._slot_nbytes
+        inline = fits or (self._terms.elastic and not self._terms.overflow_is_error)
+        filled = HEADER_NBYTES + nbytes if inline else HEADER_NBYTES
+        slot = self._transport.slot(filled)
+        if inline:
+            payload = slot[HEADER_NBYTES:filled]
+            write_payload(payload, frames)
+            checked = [payload if self._checks_frames(nbytes) else payload[: align(8 * len(frames))]]
+        else:
+            parts = payload_parts(frames)
+            checked = parts if self._checks_frames(nbytes) else parts[:1]
+        write_header(slot, nbytes, self._rank, len(frames), checksum_parts(checked), agreement)
+        return _Outgoing(frames, nbytes, filled, agreement)
+
+    def _fill_failure(self, failure: Exception, phase: str) -> _Outgoing:
+        room = self._slot_nbytes - HEADER_NBYTES
+        frames = Failure(phase, _summary(failure), _format_traceback(failure)).frames(room)
+        nbytes = payload_nbytes(frames)
+        filled = HEADER_NBYTES + nbytes
+        slot = self._transport.slot(filled)
+        write_payload(slot[HEADER_NBYTES:filled], frames)
+        agreement = self._agreement(Kind.ERROR, 0)
+        checksum = checksum_parts([slot[HEADER_NBYTES:filled]])
+        write_header(slot, nbytes, self._rank, len(frames), checksum, agreement)
+        return _Outgoing((), nbytes, filled, agreement, failure)
+
+    def _checks_frames(self, nbytes: int) -> bool:
+        return checksums_frames(nbytes, self._transport.capabilities.crosses_wire, self._checksum_policy)
+
+    def _collect(
+        self, call: _Call, outgoing: _Outgoing, slots: Sequence[memoryview], verdict: Verdict, deadline: Deadline
+    ) -> Mapping[int, memoryview]:
+        """Returns the payloads that this rank wants, after round 2 where one is needed."""
+        sizes = verdict.nbytes_in_round_2
+        payloads: dict[int, memoryview] = {}
+        for rank in call.wanted:
+            if sizes is None or not sizes[rank]:
+                end = HEADER_NBYTES + verdict.headers[rank].total_nbytes
+                if end > len(slots[rank]):
+                    raise ProtocolError(f"the slot of rank {rank} has {len(slots[rank])} of its {end} bytes")
+                payload = slots[rank][HEADER_NBYTES:end]
+                payloads[rank] = payload if sizes is None else memoryview(bytes(payload))
+        if sizes is not None:
+            self._notes.position = self._position(call, "round 2")
+            arrived = self._round_2(call, outgoing, sizes, deadline)
+            payloads.update((rank, arrived[rank].toreadonly()) for rank in call.wanted if sizes[rank])
+        return payloads
+
+    def _round_2(
+        self, call: _Call, outgoing: _Outgoing, sizes: Sequence[int], deadline: Deadline
+    ) -> Sequence[memoryview]:
+        parts = payload_parts(outgoing.frames) if sizes[self._rank] else []
+        timeout_s = deadline.remaining_s()
+        if not call.routed:
+            into = aligned_buffer(sum(map(align, sizes)))
+            return self._transport.all_gather_exact(parts, sizes, into=into, timeout_s=timeout_s)
+        receives = call.root == self._rank
+        into = aligned_buffer(sum(map(align, sizes)) if receives else 0)
+        parts_per_peer = [parts if peer == call.root else [] for peer in self._everyone]
+        matrix = [[size if peer == call.root else 0 for peer in self._everyone] for size in sizes]
+        return self._transport.all_to_all_exact(parts_per_peer, matrix, into=into, timeout_s=timeout_s)
+
+    def _count(self, outgoing: _Outgoing, verdict: Verdict) -> None:
+        stats = self.stats
+        stats.operations += 1
+        stats.sent_nbytes += HEADER_NBYTES + outgoing.nbytes
+        largest = HEADER_NBYTES + max(header.total_nbytes for header in verdict.headers)
+        if largest > self._slot_nbytes:
+            stats.second_rounds += verdict.nbytes_in_round_2 is not None
+            stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, largest)
+
+    def _decode(self, call: _Call, verdict: Verdict, payloads: Mapping[int, memoryview]) -> list[Any]:
+        frames_of: dict[int, list[memoryview]] = {}
+        for rank in call.wanted:
+            header = verdict.headers[rank]
+            try:
+                checked = self._checks_frames(header.total_nbytes)
+                frames_of[rank] = read_frames(payloads[rank], header, self._terms.limits, frames_checked=checked)
+            except (ProtocolError, LimitError) as exc:
+                raise ProtocolError(f"payload of rank {rank}: {exc}") from exc
+        return [self._decode_one(rank, frames) for rank, frames in frames_of.items()]
+
+    def _decode_one(self, rank: int, frames: Sequence[memoryview]) -> object:
+        try:
+            return self._codec.decode(frames, self._decode_options)
+        except Exception as exc:
+            text = f"codec {self._codec.spec} cannot decode the object of rank {rank}: {_summary(exc)}"
+            raise DecodeError(text) from exc
+
+    def _break(self, exc: BaseException) -> NoReturn:
+        """Breaks the group, tells the others, and raises what is known about the cause."""
+        error = exc
+        if isinstance(exc, TransportTimeoutError | PeerLostError | DesyncError):
+            error = self._explain(exc)
+        self._broken = error
+        if not isinstance(error, AbortedError):
+            self._notes.abort(_summary(error))
+        self._transport.abort(_summary(error))
+        if error is exc:
+            raise exc
+        raise error from exc
+
+    def _explain(self, exc: TransportTimeoutError | PeerLostError | DesyncError) -> GatherError:
+        """Asks the others where they are: the transport knows addresses at best, never why a rank is late."""
+        positions = self._notes.positions()
+        try:
+            self._notes.check()
+        except AbortedError as aborted:
+            return aborted
+        own = self._notes.position
+        silent = [rank for rank in self._everyone if rank not in positions]
+        elsewhere = [rank for rank, position in positions.items() if position[:3] != own[:3] or position[3] == "done"]
+        lines = [f"this rank (rank {self._rank}) {describe_position(own)}: {exc}"]
+        if silent:
+            lines.append(f"{format_ranks(silent)}: no sign of life")
+        lines += [f"rank {rank} {describe_position(positions[rank])}" for rank in sorted(elsewhere)]
+        text = "; ".join(lines)
+        if isinstance(exc, TransportTimeoutError):
+            behind = [rank for rank in elsewhere if rank != self._rank]
+            return TransportTimeoutError(text, silent or exc.missing, behind)
+        if isinstance(exc, PeerLostError):
+            return PeerLostError(text, silent or exc.ranks)
+        return DesyncError(text)
+
+
+def _release(notes: Notes, transport: Transport) -> None:
+    notes.close()
+    transport.close()
+
+
+def _flat(frame: object) -> memoryview | bytes:
+    """A codec's frame as bytes: what has items of another size is cast."""
+    if type(frame) is bytes:
+        return frame
+    view = memoryview(frame)  # type: ignore[arg-type]
+    return view if view.ndim == 1 and view.itemsize == 1 else view.cast("B")
+
+
+def _summary(exc: BaseException) -> str:
+    """Type and message, also of an exception whose own `__str__` raises."""
+    try:
+        return f"{type(exc).__name__}: {exc}"
+    except Exception:
+        return f"{type(exc).__name__} (its message cannot be read)"
+
+
+def _format_traceback(exc: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(exc))
+    except Exception as broken:
+        return f"(no traceback: {type(broken).__name__})"

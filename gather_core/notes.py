@@ -1,0 +1,118 @@
+"""Notes between the ranks of one Gatherer, outside its transport: aborts, and who is where when something went wrong.
+
+Both go through the store and cost nothing until they are needed. Keys: `abort` (the first note wins), `asked` (the
+first rank that wants to know rings everybody), `position/<rank>` (each rank's answer, given by its bell's thread).
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from time import monotonic, sleep
+
+from gather_core.bell import Bell
+from gather_core.errors import AbortedError
+from gather_core.transport import Store
+
+_log = logging.getLogger("gather_core")
+_ANSWER_WITHIN_S = 1.0
+_SEND_WITHIN_S = 2.0
+
+Position = tuple[int, str, str, str]
+"""Operation number, operation, tag, phase; phase "done" means that the rank is outside any operation."""
+
+
+class Notes:
+    """One rank's end. `check` is what waits call; it is a read of one attribute while nobody aborts."""
+
+    def __init__(self, store: Store, bell: Bell, scope: str, rank: int, ranks: tuple[int, ...]) -> None:
+        """Starts listening.
+
+        Args:
+            store: Private to the Gatherer; never the client that the job itself uses.
+            bell: Rings ranks of the job.
+            scope: The Gatherer's name on the bell.
+            rank: This rank, in group ranks.
+            ranks: The global rank of each group rank.
+        """
+        self.position: Position = (0, "", "", "done")
+        self.on_abort: Callable[[str], None] | None = None
+        """Called once, from the bell's thread, when another rank has aborted."""
+        self._store = store
+        self._bell = bell
+        self._scope = scope
+        self._rank = rank
+        self._ranks = ranks
+        self._aborted: tuple[int, str] | None = None
+        self._bell.listen(scope, ranks[rank], self._on_ring)
+
+    def close(self) -> None:
+        """Stops listening; idempotent."""
+        self._bell.stop_listening(self._scope, self._ranks[self._rank])
+
+    def check(self) -> None:
+        """Raises `AbortedError` if another rank has aborted."""
+        if self._aborted is not None:
+            rank, text = self._aborted
+            raise AbortedError(f"rank {rank} aborted: {text}", rank)
+
+    def abort(self, text: str) -> None:
+        """Tells the others, once, that this rank has given up; returns after 2 s at the latest, delivered or not."""
+        sender = threading.Thread(target=self._send_abort, args=(text,), name="gather-core-abort", daemon=True)
+        sender.start()
+        sender.join(_SEND_WITHIN_S)
+
+    def positions(self) -> dict[int, Position]:
+        """Returns where each rank is, as far as it answers within a second; group rank -> position."""
+        answers: dict[int, Position] = {self._rank: self.position}
+        asker = threading.Thread(target=self._ask, args=(answers,), name="gather-core-ask", daemon=True)
+        asker.start()
+        asker.join(_ANSWER_WITHIN_S + _SEND_WITHIN_S)
+        return dict(answers)
+
+    def _others(self) -> tuple[int, ...]:
+        return self._ranks[: self._rank] + self._ranks[self._rank + 1 :]
+
+    def _send_abort(self, text: str) -> None:
+        try:
+            self._store.compare_set("abort", "", json.dumps([self._rank, text]))
+            self._bell.ring(self._scope, self._others())
+        except RuntimeError as exc:
+            _log.warning("rank %d could not tell the others that it aborted: %s", self._rank, exc)
+
+    def _ask(self, answers: dict[int, Position]) -> None:
+        try:
+            self._post_position()
+            if self._store.compare_set("asked", "", str(self._rank)) == str(self._rank).encode():
+                self._bell.ring(self._scope, self._others())
+            deadline = monotonic() + _ANSWER_WITHIN_S
+            while len(answers) < len(self._ranks) and monotonic() < deadline:
+                for rank in range(len(self._ranks)):
+                    if rank not in answers and self._store.check([f"position/{rank}"]):
+                        seq, operation, tag, phase = json.loads(self._store.get(f"position/{rank}"))
+                        answers[rank] = (seq, operation, tag, phase)
+                sleep(0.01)
+        except RuntimeError as exc:
+            _log.debug("the store is gone, nobody can say where the ranks are: %s", exc)
+
+    def _post_position(self) -> None:
+        self._store.set(f"position/{self._rank}", json.dumps(self.position))
+
+    def _on_ring(self) -> None:
+        if self._store.check(["asked"]) and not self._store.check([f"position/{self._rank}"]):
+            self._post_position()
+        if self._aborted is None and self._store.check(["abort"]):
+            rank, text = json.loads(self._store.get("abort"))
+            if rank != self._rank:
+                self._aborted = (rank, text)
+                if self.on_abort is not None:
+                    self.on_abort(f"rank {rank} aborted: {text}")
+
+
+def describe_position(position: Position) -> str:
+    """Says where a rank is: "in all_gather #3 'loss'", or "done with #2", or "has called nothing yet"."""
+    seq, operation, tag, phase = position
+    if seq == 0:
+        return "has called nothing yet"
+    call = f"{operation} #{seq}" + (f" {tag!r}" if tag else "")
+    return f"is done with {call}" if phase == "done" else f"is in {call}"

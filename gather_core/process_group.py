@@ -1,0 +1,79 @@
+"""How transports join a torch.distributed group: the only file of the core that asks torch.distributed who we are."""
+
+from typing import Any
+
+from gather_core.bell import bell_of
+from gather_core.errors import SettingsError
+from gather_core.local_store import ScopedStore
+from gather_core.transport import GroupContext
+
+
+def is_initialized() -> bool:
+    """Whether this process has a default process group; does not import torch for a process that never did."""
+    import sys
+
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def join_process_group(group: object) -> GroupContext:
+    """Describes this rank's place in a ProcessGroup, a 1-D DeviceMesh, or (None) the default group.
+
+    Raises:
+        ValueError: This rank is not in `group`.
+        TypeError: `group` is something else.
+        SettingsError: torch.distributed is not initialised.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_available() or not dist.is_initialized():
+        raise SettingsError("torch.distributed is not initialised: call init_process_group() first")
+    process_group = _process_group(group)
+    ranks = tuple(dist.get_process_group_ranks(process_group))
+    global_rank = dist.get_rank()
+    world: Any = dist.group.WORLD
+    name = str(process_group.group_name)
+    bell = bell_of(world, world.get_group_store(), global_rank)
+    return GroupContext(
+        rank=ranks.index(global_rank),
+        world_size=len(ranks),
+        store=ScopedStore(f"gather_core/{name}", bell.store),
+        bell=bell,
+        ranks=ranks,
+        name=name,
+        timeout_s=_timeout_s(process_group),
+        process_group=process_group,
+    )
+
+
+def _process_group(group: object) -> Any:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import DeviceMesh
+
+    if group is None:
+        return dist.group.WORLD
+    if group is dist.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError("this rank is not in the group: construct the Gatherer on its members only")
+    if isinstance(group, dist.ProcessGroup):
+        return group
+    if isinstance(group, DeviceMesh):
+        if group.ndim != 1:
+            raise ValueError(f"a DeviceMesh must be 1-D, this one has {group.ndim} dimensions: pick one, as mesh['dp']")
+        if group.get_coordinate() is None:
+            raise ValueError("this rank is not in the DeviceMesh: construct the Gatherer on its members only")
+        return group.get_group()
+    raise TypeError(f"group must be a ProcessGroup, a 1-D DeviceMesh or None, not {type(group).__name__}")
+
+
+def _timeout_s(process_group: Any) -> float:
+    """The group's own timeout, or 600 s where its backend does not tell."""
+    for device_type in process_group._device_types:
+        try:
+            backend = process_group._get_backend(device_type)
+        except RuntimeError:  # a device type without a backend in this group
+            continue
+        options = getattr(backend, "options", None)
+        timeout = getattr(options, "_timeout", None)
+        if timeout is not None:
+            return float(timeout.total_seconds())
+    return 600.0

@@ -1,0 +1,199 @@
+"""From settings to an open transport: round 0 as one rank goes through it."""
+
+import logging
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from gather_core.codec import Codec
+from gather_core.deadline import Deadline, seconds
+from gather_core.errors import GatherError, SetupError
+from gather_core.handshake import Ballot, Decision, Fact, always_fine, compare_facts, group_id
+from gather_core.local_store import ScopedStore
+from gather_core.notes import Notes
+from gather_core.process_group import is_initialized, join_process_group
+from gather_core.registry import get_codec, get_transport, transport_class
+from gather_core.settings import GatherSettings
+from gather_core.slot import WIRE_VERSION
+from gather_core.transport import GroupContext, Transport
+from gather_core.verdict import Terms
+
+_log = logging.getLogger("gather_core")
+
+AUTO = "auto"
+_AUTO_ORDER = ("gloo",)
+"""What `auto` tries for more than one rank, best first."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """What a Gatherer works with, once all ranks have agreed and opened."""
+
+    context: GroupContext
+    codec: Codec
+    transport: Transport
+    notes: Notes
+    terms: Terms
+    timeout_s: float
+    reason: str
+    """Why this transport."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What this rank would do, if all others agree."""
+
+    codec: Codec
+    transport: Transport | None
+    """None: `auto` chooses."""
+    fact: Fact
+
+
+def connect(settings: GatherSettings, group: object) -> Connection:
+    """(all ranks of the group) Joins, compares, opens and confirms.
+
+    Raises:
+        ValueError: This rank is not in `group`; on this rank only.
+        SetupError: A rank failed, did not come, or disagrees; on every rank, with the same text. On a failing rank
+            the original is `__cause__`.
+    """
+    shared = _join(settings.transport, group)
+    number = shared.store.add(f"arrivals/{shared.rank}", 1)
+    scope = f"{shared.name}/{number}"
+    context = replace(shared, store=ScopedStore(str(number), shared.store), scope=scope)
+    deadline = Deadline(_timeout_s(settings, context))
+    plan, failure = _make_plan(settings, context)
+    ballot = Ballot(context.store, "setup", context.rank, context.world_size)
+    try:
+        decision = ballot.vote(plan.fact if plan else _failure_fact(failure), compare_facts, deadline)
+        if plan is None:
+            raise SetupError({context.rank: "failed after the others had gone on"})
+    except SetupError as exc:
+        raise exc from failure
+    notes = Notes(context.store, context.bell, scope, context.rank, context.ranks)
+    try:
+        transport, reason = _open(plan, settings, context, decision, deadline)
+    except BaseException:
+        notes.close()
+        raise
+    transport.check_interrupt = notes.check
+    terms = Terms(
+        group_id=group_id(context.ranks, number, decision["nonce"]),
+        world_size=context.world_size,
+        slot_nbytes=settings.slot_nbytes_for(context.world_size),
+        limits=settings.limits,
+        elastic=transport.capabilities.elastic_slots,
+        overflow_is_error=settings.overflow == "error",
+    )
+    return Connection(context, plan.codec, transport, notes, terms, deadline.timeout_s, reason)
+
+
+def _join(transport: str | Transport, group: object) -> GroupContext:
+    if isinstance(transport, Transport):
+        return transport.join(group)
+    if group is None and not is_initialized() and transport in (AUTO, "single"):
+        return transport_class("single").join(group)
+    try:
+        chosen = Transport if transport == AUTO else transport_class(transport.partition(":")[0])
+    except (GatherError, AttributeError):  # a bad name is reported in round 0, where the others hear of it
+        return join_process_group(group) if is_initialized() else transport_class("single").join(None)
+    return chosen.join(group)
+
+
+def _timeout_s(settings: GatherSettings, context: GroupContext) -> float:
+    if settings.timeout_s is None:
+        return context.timeout_s
+    try:
+        return seconds(settings.timeout_s)
+    except GatherError:  # reported in round 0
+        return context.timeout_s
+
+
+def _make_plan(settings: GatherSettings, context: GroupContext) -> tuple[_Plan | None, Exception | None]:
+    """Builds codec and transport; what fails is returned, for round 0 to report."""
+    try:
+        settings.check()
+        codec = settings.codec if isinstance(settings.codec, Codec) else get_codec(settings.codec)
+        transport = _make_transport(settings.transport, context)
+        return _Plan(codec, transport, _fact(settings, context, codec, transport)), None
+    except Exception as exc:
+        return None, exc
+
+
+def _make_transport(transport: str | Transport, context: GroupContext) -> Transport | None:
+    if transport == AUTO:
+        return None
+    made = get_transport(transport) if isinstance(transport, str) else transport
+    if reason := made.unavailable(context):
+        raise SetupError({context.rank: f"transport {made.name!r} is not available here: {reason}"})
+    return made
+
+
+def _fact(settings: GatherSettings, context: GroupContext, codec: Codec, transport: Transport | None) -> Fact:
+    return {
+        "wire": WIRE_VERSION,
+        "codec": codec.fingerprint(),
+        "transport": transport.fingerprint() if transport else AUTO,
+        "slot_nbytes": settings.slot_nbytes_for(context.world_size),
+        "overflow": settings.overflow,
+        "limits": asdict(settings.limits),
+        "payload_checksum": settings.payload_checksum,
+        "ranks": list(context.ranks),
+        "available": [] if transport else _available(context),
+        "host": platform.node(),
+        "versions": platform.python_version(),
+    }
+
+
+def _available(context: GroupContext) -> list[str]:
+    """The transports that `auto` may choose on this rank, best first."""
+    if context.world_size == 1:
+        return ["single"]
+    return [name for name in _AUTO_ORDER if transport_class(name).unavailable(context) is None]
+
+
+def _failure_fact(failure: Exception | None) -> Fact:
+    return {"failure": f"{type(failure).__name__}: {failure}"}
+
+
+def _open(
+    plan: _Plan, settings: GatherSettings, context: GroupContext, decision: Decision, deadline: Deadline
+) -> tuple[Transport, str]:
+    """Opens the chosen transport on all ranks, or, for `auto`, the first that opens on all of them."""
+    if plan.transport is not None:
+        _open_everywhere(plan.transport, settings, context, deadline)
+        return plan.transport, "chosen by the job"
+    names: Sequence[str] = decision["available"]
+    for name in names:
+        transport = get_transport(name)
+        try:
+            _open_everywhere(transport, settings, context, deadline)
+        except SetupError as exc:
+            if name == names[-1]:
+                raise
+            _log.warning("auto: %s did not open everywhere, trying the next: %s", name, exc)
+        else:
+            why = "one rank" if context.world_size == 1 else "the first that all ranks can use"
+            return transport, f"auto: {why}"
+    raise SetupError(dict.fromkeys(range(context.world_size), "auto found no transport that all ranks can use"))
+
+
+def _open_everywhere(transport: Transport, settings: GatherSettings, context: GroupContext, deadline: Deadline) -> None:
+    """(all ranks) Opens and confirms; on a failure of any rank all close again and raise the same."""
+    ballot = Ballot(context.store, f"open/{transport.name}", context.rank, context.world_size)
+    transport.check_interrupt = ballot.check
+    failure: Exception | None = None
+    try:
+        try:
+            slot_nbytes = settings.slot_nbytes_for(context.world_size)
+            transport.open(context, slot_nbytes, timeout_s=deadline.remaining_s())
+        except Exception as exc:
+            failure = exc
+            ballot.fail(f"{type(exc).__name__}: {exc}")
+        ballot.vote(_failure_fact(failure) if failure else {}, always_fine, deadline)
+    except BaseException as exc:
+        ballot.fail(f"{type(exc).__name__} during construction")
+        transport.close()
+        if isinstance(exc, SetupError) and failure is not exc:
+            raise exc from failure
+        raise

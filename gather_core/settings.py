@@ -1,0 +1,56 @@
+"""What a job chooses: the settings of one Gatherer, checked."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+from gather_core.codec import Codec, Limits, TensorDevice
+from gather_core.deadline import seconds
+from gather_core.errors import SettingsError
+from gather_core.memory import align
+from gather_core.transport import Transport
+
+MIN_SLOT_NBYTES = 1024
+DEFAULT_SLOT_NBYTES = 16 * 1024
+_LENGTH_NBYTES = 8
+
+
+@dataclass(frozen=True)
+class GatherSettings:
+    """See `Gatherer` for what each of them means."""
+
+    codec: str | Codec = "pickle"
+    transport: str | Transport = "auto"
+    slot_nbytes: int = DEFAULT_SLOT_NBYTES
+    overflow: Literal["second_round", "error"] = "second_round"
+    timeout_s: float | timedelta | None = None
+    limits: Limits = field(default_factory=Limits)
+    tensor_device: TensorDevice = "cpu"
+    payload_checksum: bool | Literal["auto"] = "auto"
+
+    def check(self) -> None:
+        """Checks types and ranges.
+
+        Raises:
+            SettingsError: Names the setting, its value and what is allowed.
+        """
+        if not isinstance(self.codec, str | Codec):
+            raise SettingsError(f"codec must be a spec string or a Codec object, not {self.codec!r}")
+        if not isinstance(self.transport, str | Transport):
+            raise SettingsError(f"transport must be a spec string or a Transport object, not {self.transport!r}")
+        if type(self.slot_nbytes) is not int or self.slot_nbytes < MIN_SLOT_NBYTES:
+            raise SettingsError(f"slot_nbytes must be an int of at least {MIN_SLOT_NBYTES}, not {self.slot_nbytes!r}")
+        if self.overflow not in ("second_round", "error"):
+            raise SettingsError(f'overflow must be "second_round" or "error", not {self.overflow!r}')
+        if self.timeout_s is not None:
+            seconds(self.timeout_s)
+        if not isinstance(self.limits, Limits):
+            raise SettingsError(f"limits must be a Limits object, not {self.limits!r}")
+        if self.tensor_device not in ("cpu", "current") and not callable(self.tensor_device):
+            raise SettingsError(f'tensor_device must be "cpu", "current" or a callable, not {self.tensor_device!r}')
+        if not isinstance(self.payload_checksum, bool) and self.payload_checksum != "auto":
+            raise SettingsError(f'payload_checksum must be True, False or "auto", not {self.payload_checksum!r}')
+
+    def slot_nbytes_for(self, world_size: int) -> int:
+        """The slot size in use: a multiple of 64, with room for one length per rank."""
+        return align(max(self.slot_nbytes, MIN_SLOT_NBYTES + _LENGTH_NBYTES * world_size))

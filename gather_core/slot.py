@@ -1,0 +1,245 @@
+"""The wire format of a slot: pure functions on byte views. Nothing here knows of groups, transports or objects.
+
+A slot starts with a 64-byte little-endian header; `docs/wire.md` has the table. The payload that follows it, in the
+slot or in round 2, is a frame table (u64 length per frame) padded to 64 bytes, then the frames, each padded to 64 with
+zeros. There are lengths only and no offsets, so that frames can neither overlap nor leave holes.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from xxhash import xxh3_64, xxh3_64_intdigest
+
+from gather_core.codec import Frames, Limits
+from gather_core.errors import LimitError, ProtocolError
+from gather_core.memory import ALIGNMENT, align
+
+HEADER_NBYTES = 64
+MAGIC = b"gthr"
+WIRE_VERSION = 1
+CHECKED_BELOW_NBYTES = 64 * 1024
+"""Payloads smaller than this always have their frames checksummed: it costs less than a microsecond."""
+
+_HEADER = struct.Struct("<QQIIQ")
+_PREFIX = struct.Struct("<QQ")
+_AGREEMENT = struct.Struct("<4sBBHQQII")
+_TEXT_ENCODING = "utf-8"
+_ZEROS = bytes(ALIGNMENT)
+
+
+class Kind(IntEnum):
+    """What a slot carries."""
+
+    DATA = 1
+    ERROR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What all ranks of a healthy round write alike: bytes 32 to 63 of the header."""
+
+    kind: int
+    group_id: int
+    seq: int
+    world_size: int
+    op: int
+
+    def pack(self) -> bytes:
+        """Returns the 32 bytes."""
+        return _AGREEMENT.pack(MAGIC, WIRE_VERSION, self.kind, 0, self.group_id, self.seq, self.world_size, self.op)
+
+
+@dataclass(slots=True)
+class Header:
+    """A header whose checksum was right."""
+
+    total_nbytes: int
+    """The size prefix: all bytes after the header, wherever they travel."""
+    rank: int
+    num_frames: int
+    """0: no object here."""
+    payload_checksum: int
+    agreement: bytes
+    """Compared as bytes; `parse_agreement` takes it apart."""
+
+
+def parse_agreement(block: bytes) -> Agreement:
+    """Takes an agreement block apart.
+
+    Raises:
+        ProtocolError: Another magic, version, kind, or flags that this version does not know.
+    """
+    magic, version, kind, flags, group_id, seq, world_size, op = _AGREEMENT.unpack(block)
+    if magic != MAGIC:
+        raise ProtocolError(f"the slot starts with {magic!r} instead of {MAGIC!r}: it was never written, or not by us")
+    if version != WIRE_VERSION:
+        raise ProtocolError(f"wire version {version} instead of {WIRE_VERSION}: the ranks run different releases")
+    if kind not in (Kind.DATA, Kind.ERROR) or flags:
+        raise ProtocolError(f"unknown kind {kind} or flags {flags:#x}")
+    return Agreement(kind, group_id, seq, world_size, op)
+
+
+def write_header(
+    slot: memoryview, total_nbytes: int, rank: int, num_frames: int, payload_checksum: int, agreement: bytes
+) -> None:
+    """Writes the header into the first 64 bytes of `slot`."""
+    _HEADER.pack_into(slot, 0, total_nbytes, 0, rank, num_frames, payload_checksum)
+    slot[32:64] = agreement
+    _PREFIX.pack_into(slot, 0, total_nbytes, xxh3_64_intdigest(slot[16:64], total_nbytes))
+
+
+def read_header(slot: memoryview) -> Header:
+    """Reads and verifies the header of a slot, whatever its bytes are; allocates nothing.
+
+    Raises:
+        ProtocolError: Too short, or the checksum is wrong.
+    """
+    if len(slot) < HEADER_NBYTES:
+        raise ProtocolError(f"a slot of {len(slot)} bytes is shorter than its {HEADER_NBYTES}-byte header")
+    total_nbytes, checksum, rank, num_frames, payload_checksum = _HEADER.unpack_from(slot, 0)
+    if checksum != xxh3_64_intdigest(slot[16:64], total_nbytes):
+        raise ProtocolError("the header's checksum is wrong: the slot was damaged on its way, or never written")
+    return Header(total_nbytes, rank, num_frames, payload_checksum, bytes(slot[32:64]))
+
+
+def payload_nbytes(frames: Frames) -> int:
+    """Bytes of the payload: frame table and frames, each padded to 64."""
+    nbytes = align(8 * len(frames))
+    for frame in frames:
+        nbytes += (len(frame) + 63) & -64
+    return nbytes
+
+
+def _frame_table(frames: Frames) -> bytes:
+    table = struct.pack(f"<{len(frames)}Q", *map(len, frames))
+    return table + _ZEROS[: -len(table) % ALIGNMENT]
+
+
+def write_payload(destination: memoryview, frames: Frames) -> None:
+    """Writes frame table and frames into `destination`, which has exactly `payload_nbytes(frames)` bytes."""
+    table = _frame_table(frames)
+    position = len(table)
+    destination[:position] = table
+    for frame in frames:
+        end = position + len(frame)
+        destination[position:end] = frame
+        position = (end + 63) & -64
+        if position != end:
+            destination[end:position] = _ZEROS[: position - end]
+
+
+def payload_parts(frames: Frames) -> list[memoryview]:
+    """Returns the payload as views in order, padding included; the frames are aliased and not copied."""
+    parts = [memoryview(_frame_table(frames))]
+    for frame in frames:
+        if len(frame):
+            parts.append(memoryview(frame))
+            if padding := -len(frame) % ALIGNMENT:
+                parts.append(memoryview(_ZEROS)[:padding])
+    return parts
+
+
+def checksums_frames(total_nbytes: int, crosses_wire: bool, payload_checksum: bool | None) -> bool:
+    """Decides whether the payload checksum covers the frames, or the frame table alone.
+
+    A pure function of the size and of what round 0 agreed. `payload_checksum` None is the default policy: wherever
+    bytes cross a wire or a device, and below 64 KiB everywhere.
+    """
+    if payload_checksum is None:
+        return crosses_wire or total_nbytes < CHECKED_BELOW_NBYTES
+    return payload_checksum
+
+
+def checksum_parts(parts: Sequence[memoryview]) -> int:
+    """xxh3-64 of the concatenated parts."""
+    if len(parts) == 1:
+        return xxh3_64_intdigest(parts[0])
+    digest = xxh3_64()
+    for part in parts:
+        digest.update(part)
+    return digest.intdigest()
+
+
+def check_lengths(header: Header, limits: Limits) -> None:
+    """Checks what a header claims, before anything is allocated for it.
+
+    Raises:
+        LimitError: A length is above `limits`.
+        ProtocolError: The lengths contradict each other.
+    """
+    if header.total_nbytes > limits.payload_nbytes:
+        raise LimitError(
+            f"a payload of {header.total_nbytes} bytes is above Limits.payload_nbytes={limits.payload_nbytes}"
+        )
+    if header.num_frames > limits.num_frames:
+        raise LimitError(f"{header.num_frames} frames are above Limits.num_frames={limits.num_frames}")
+    if header.total_nbytes % ALIGNMENT or header.total_nbytes < align(8 * header.num_frames):
+        raise ProtocolError(f"{header.total_nbytes} bytes cannot hold a table of {header.num_frames} frames")
+
+
+def read_frames(payload: memoryview, header: Header, limits: Limits, *, frames_checked: bool) -> list[memoryview]:
+    """Verifies a payload and cuts it into its frames, as views.
+
+    Args:
+        payload: Exactly `header.total_nbytes` bytes.
+        header: A header that passed `check_lengths`.
+        limits: Bounds for the frames.
+        frames_checked: Whether the checksum covers the frames (`checksums_frames`).
+
+    Raises:
+        LimitError: A frame is above `limits`.
+        ProtocolError: Checksum, lengths or padding are wrong.
+    """
+    count = header.num_frames
+    table_nbytes = align(8 * count)
+    checked = payload if frames_checked else payload[:table_nbytes]
+    if xxh3_64_intdigest(checked) != header.payload_checksum:
+        raise ProtocolError(f"the payload's checksum is wrong: its {len(payload)} bytes were damaged on their way")
+    lengths = struct.unpack_from(f"<{count}Q", payload)
+    frames = []
+    position = table_nbytes
+    total = len(payload)
+    for length in lengths:
+        if length > limits.frame_nbytes:
+            raise LimitError(f"a frame of {length} bytes is above Limits.frame_nbytes={limits.frame_nbytes}")
+        end = position + length
+        if end > total:
+            raise ProtocolError("the frames are longer than the payload")
+        frames.append(payload[position:end])
+        position = (end + 63) & -64
+    if position != total:
+        raise ProtocolError("the frames are shorter than the payload")
+    return frames
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What an ERROR slot tells the other ranks."""
+
+    phase: str
+    """Where it happened: "call" for the function given to `run`, else "encode"."""
+    summary: str
+    """Type and message of the exception."""
+    traceback: str
+
+    def frames(self, max_nbytes: int) -> list[bytes]:
+        """Returns the texts as frames whose payload fits in `max_nbytes`; the traceback loses its start first."""
+        room = max_nbytes - 4 * ALIGNMENT  # the table, and the padding of three frames
+        phase = self.phase.encode(_TEXT_ENCODING)
+        summary = self.summary.encode(_TEXT_ENCODING, "backslashreplace")[: room - len(phase)]
+        rest = room - len(phase) - len(summary)
+        traceback = self.traceback.encode(_TEXT_ENCODING, "backslashreplace")[-rest:] if rest > 0 else b""
+        return [phase, summary, traceback]
+
+    @classmethod
+    def from_frames(cls, frames: Sequence[memoryview]) -> "Failure":
+        """Reads the frames of an ERROR slot; damaged text is replaced.
+
+        Raises:
+            ProtocolError: Not three frames.
+        """
+        if len(frames) != 3:
+            raise ProtocolError(f"an ERROR slot with {len(frames)} frames instead of 3")
+        return cls(*(bytes(frame).decode(_TEXT_ENCODING, "replace") for frame in frames))

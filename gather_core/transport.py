@@ -1,0 +1,239 @@
+"""The transport seam: bytes between the ranks of one group. A transport never sees an object."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Any, ClassVar, Literal, Protocol
+
+from gather_core.bell import Bell
+
+__all__ = ["Capabilities", "GroupContext", "PeerState", "Store", "Transport"]
+
+
+class PeerState(Enum):
+    """What a transport knows of a peer's process."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a transport can and cannot do; asked instead of its name."""
+
+    locality: Literal["process", "host", "any"]
+    """How far apart its ranks may be."""
+    devices: frozenset[str] = frozenset({"cpu"})
+    """Where its slots lie."""
+    elastic_slots: bool = False
+    """A slot of any size travels in round 1, so that round 2 is never needed."""
+    deadline: bool = True
+    """It gives up at `timeout_s`; False where the library below cannot."""
+    death_detection: Literal["fast", "timeout", "none"] = "timeout"
+    """How the death of a peer shows: at once, by the deadline, or never."""
+    crosses_wire: bool = True
+    """Bytes cross a wire or a device, so that large payloads are checksummed too."""
+
+
+class Store(Protocol):
+    """The part of `torch.distributed.Store` that gather-core uses; any of torch's stores fits."""
+
+    def set(self, key: str, value: Any, /) -> None: ...  # noqa: D102
+    def get(self, key: str, /) -> bytes: ...  # noqa: D102
+    def add(self, key: str, amount: int, /) -> int: ...  # noqa: D102
+    def check(self, keys: list[str], /) -> bool: ...  # noqa: D102
+    def wait(self, keys: list[str], timeout: timedelta, /) -> None: ...  # noqa: D102
+    def compare_set(self, key: str, expected: Any, desired: Any, /) -> bytes: ...  # noqa: D102
+    def delete_key(self, key: str, /) -> bool: ...  # noqa: D102
+    def clone(self) -> "Store": ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class GroupContext:
+    """One rank's view of the group that a transport is to connect."""
+
+    rank: int
+    """This rank, in group ranks."""
+    world_size: int
+    store: Store
+    """As `join` returns it, shared by the Gatherers of the group; as `open` gets it, private to one of them."""
+    bell: Bell
+    """Wakes other ranks of the job to look into the store."""
+    ranks: tuple[int, ...]
+    """Global rank of each group rank."""
+    name: str = "world"
+    """The group's name, for messages and logs."""
+    timeout_s: float = 600.0
+    """The group's own timeout, in seconds."""
+    process_group: object = None
+    """What the group is made of: the torch ProcessGroup, or whatever else the transport's `join` brings."""
+    scope: str = ""
+    """As `open` gets it: names this Gatherer within the job, alike on all its ranks."""
+
+
+def _never() -> None:
+    """The default of `check_interrupt`: nothing can interrupt the wait."""
+
+
+class Transport(ABC):
+    """Moves bytes between the ranks of one group; knows nothing about objects.
+
+    Collective: every rank of the group makes the same calls in the same order, from one thread at a time; only
+    `abort`, `peers` and `close` are different. A Transport object serves one Gatherer and is closed with it.
+    After any exception of a verb the transport is unusable, and only `abort` and `close` may follow.
+    """
+
+    name: ClassVar[str]
+    """The registry key, lower case."""
+    capabilities: ClassVar[Capabilities]
+
+    check_interrupt: Callable[[], None] = staticmethod(_never)
+    """Set by the Gatherer before `open`; waits call it at least every 0.25 s and let what it raises pass: another
+    rank's abort. Cheap, and callable from any thread."""
+
+    @classmethod
+    def unavailable(cls, context: GroupContext | None) -> str | None:
+        """Returns why it cannot run here (for this group, where one is given), or None. Cheap; opens nothing."""
+        del context
+        return None
+
+    @classmethod
+    def join(cls, group: object) -> GroupContext:
+        """Finds out who this rank is; default: torch.distributed's process groups and 1-D device meshes.
+
+        Raises:
+            ValueError: This rank is not in `group`.
+            TypeError: `group` is nothing that this transport understands.
+        """
+        from gather_core.process_group import join_process_group
+
+        return join_process_group(group)
+
+    @property
+    def spec(self) -> str:
+        """The canonical spec string: name and the options that differ from the default."""
+        return self.name
+
+    def fingerprint(self) -> str:
+        """Equal on ranks whose transports fit together; compared in round 0, before `open`."""
+        return self.spec
+
+    @abstractmethod
+    def open(self, context: GroupContext, slot_nbytes: int, *, timeout_s: float) -> None:
+        """(all ranks) Connects the group. Round 0 has already shown that all ranks agree on `slot_nbytes` and options.
+
+        Args:
+            context: This rank's place; `context.store` may be used for the rendezvous.
+            slot_nbytes: Size of each rank's slot in bytes, a multiple of 64.
+            timeout_s: Seconds until this rank gives up.
+
+        Raises:
+            TransportError: No connection. Nothing is left behind.
+        """
+
+    @abstractmethod
+    def slot(self, nbytes: int) -> memoryview:
+        """Returns at least `nbytes` of this rank's slot, writable and 64-byte aligned, to encode into in place.
+
+        Valid until `all_gather_slots`. Never fails for `nbytes <= slot_nbytes` after `open`; larger only with
+        `elastic_slots`.
+        """
+
+    @abstractmethod
+    def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
+        """(all ranks) Round 1: exchanges the slots; blocks until every rank's has arrived.
+
+        Args:
+            nbytes: How much of `slot()` this rank has filled, in bytes. It may differ between ranks.
+            timeout_s: Seconds until this rank gives up; greater than 0.
+
+        Returns:
+            One read-only, 64-byte aligned view per group rank, at least as long as that rank has filled; borrowed
+            until the next call on this transport. Bytes beyond what a rank has filled mean nothing.
+
+        Raises:
+            TransportTimeoutError: A peer is late.
+            PeerLostError: A peer died.
+        """
+
+    def all_gather_exact(
+        self,
+        parts: Sequence[memoryview],
+        nbytes_per_rank: Sequence[int],
+        *,
+        into: memoryview,
+        timeout_s: float,
+    ) -> Sequence[memoryview]:
+        """(all ranks) Round 2: every rank gets every payload; default: in chunks through round 1.
+
+        Args:
+            parts: This rank's payload as byte views in order; together `nbytes_per_rank[rank]` bytes. Never joined.
+            nbytes_per_rank: Payload of each rank in bytes; the same on every rank; 0 for those that send nothing.
+            into: Writable memory for all payloads back to back, each start aligned to 64.
+            timeout_s: Seconds until this rank gives up, counted anew from each chunk that has arrived.
+
+        Returns:
+            One view of `into` per group rank, of exactly that rank's length.
+
+        Raises:
+            TransportTimeoutError: A peer is late.
+            PeerLostError: A peer died.
+        """
+        from gather_core.chunks import all_gather_by_slots
+
+        return all_gather_by_slots(self, parts, nbytes_per_rank, into=into, timeout_s=timeout_s)
+
+    def all_to_all_exact(
+        self,
+        parts_per_peer: Sequence[Sequence[memoryview]],
+        nbytes_matrix: Sequence[Sequence[int]],
+        *,
+        into: memoryview,
+        timeout_s: float,
+    ) -> Sequence[memoryview]:
+        """(all ranks) Round 2, routed: every rank gets what is meant for it; default: through `all_gather_exact`.
+
+        Args:
+            parts_per_peer: For each group rank, this rank's payload for it, as parts in order.
+            nbytes_matrix: `nbytes_matrix[src][dst]`, in bytes, the same on every rank.
+            into: Writable memory for the payloads that this rank receives back to back, each start aligned to 64.
+            timeout_s: Seconds until this rank gives up, counted anew from each chunk that has arrived.
+
+        Returns:
+            One view of `into` per group rank: what it sent to this rank.
+
+        Raises:
+            TransportTimeoutError: A peer is late.
+            PeerLostError: A peer died.
+        """
+        from gather_core.chunks import all_to_all_by_all_gather
+
+        return all_to_all_by_all_gather(self, parts_per_peer, nbytes_matrix, into=into, timeout_s=timeout_s)
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """This rank, in group ranks, once open."""
+
+    @property
+    @abstractmethod
+    def slot_nbytes(self) -> int:
+        """The slot size given to `open`, in bytes."""
+
+    def peers(self) -> list[PeerState]:
+        """Returns one state per group rank, as far as is known without asking anybody."""
+        return []
+
+    @abstractmethod
+    def abort(self, reason: str) -> None:
+        """Makes peers that wait for this rank fail as soon as the medium allows. Idempotent, any thread, never blocks.
+
+        A thread of this rank that is inside a verb leaves it with a `TransportError`, at the latest by its deadline.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives everything back. Idempotent, never collective, never raises; works in a forked child too."""

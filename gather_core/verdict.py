@@ -1,0 +1,163 @@
+"""The verdict of round 1: a pure function of the W slots, which comes out the same on every rank."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gather_core.codec import Limits
+from gather_core.errors import (
+    DesyncError,
+    LimitError,
+    ProtocolError,
+    RankFailedError,
+    RemoteCallError,
+    RemoteEncodeError,
+    SlotOverflowError,
+    format_ranks,
+)
+from gather_core.slot import (
+    HEADER_NBYTES,
+    Agreement,
+    Failure,
+    Header,
+    Kind,
+    check_lengths,
+    parse_agreement,
+    read_frames,
+    read_header,
+)
+
+
+_KIND_OFFSET = 5
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What round 0 agreed for all operations of one Gatherer."""
+
+    group_id: int
+    world_size: int
+    slot_nbytes: int
+    limits: Limits
+    elastic: bool
+    """Round 1 carries payloads of any size."""
+    overflow_is_error: bool
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What is to be done with a round in which no rank failed."""
+
+    headers: list[Header]
+    nbytes_in_round_2: list[int] | None
+    """Per rank, the payload bytes that did not fit in its slot; None where everything fit."""
+
+
+def judge(slots: Sequence[memoryview], expected: bytes, terms: Terms) -> Verdict:
+    """Judges a round.
+
+    Args:
+        slots: One view per group rank, in order.
+        expected: The agreement block that a healthy slot of this operation carries.
+        terms: What round 0 agreed.
+
+    Raises:
+        DesyncError: A rank is at another operation, or its slot belongs to another group or place.
+        RankFailedError: Some ranks sent an ERROR slot; a subclass.
+        SlotOverflowError: Some payloads are larger than the slot, and that is an error here.
+        ProtocolError: A slot that no correct rank writes.
+    """
+    headers = []
+    healthy = expected[_KIND_OFFSET] == Kind.DATA  # where every rank failed alike, no slot differs from ours
+    for rank, slot in enumerate(slots):
+        try:
+            header = read_header(slot)
+        except ProtocolError as exc:
+            raise ProtocolError(f"slot of rank {rank}: {exc}") from None
+        healthy = healthy and header.agreement == expected and header.rank == rank
+        headers.append(header)
+    if not healthy:
+        _raise_differences(slots, headers, parse_agreement(expected), terms)
+    return Verdict(headers, _round_2(headers, terms))
+
+
+def _raise_differences(
+    slots: Sequence[memoryview], headers: Sequence[Header], expected: Agreement, terms: Terms
+) -> None:
+    """Finds what is wrong in a round that is not healthy; always raises."""
+    agreements = [_check_place(rank, header, expected) for rank, header in enumerate(headers)]
+    _check_operations(agreements)
+    failures = {
+        rank: _read_failure(rank, slots[rank], headers[rank], terms)
+        for rank, agreement in enumerate(agreements)
+        if agreement.kind == Kind.ERROR
+    }
+    if not failures:
+        raise ProtocolError("the slots differ in nothing that can differ")
+    texts = {rank: _describe(failure) for rank, failure in failures.items()}
+    in_run = all(failure.phase == "call" for failure in failures.values())
+    error: type[RankFailedError] = RemoteCallError if in_run else RemoteEncodeError
+    raise error(texts)
+
+
+def _check_place(rank: int, header: Header, expected: Agreement) -> Agreement:
+    """Checks that a slot belongs to this group, operation number and rank."""
+    try:
+        found = parse_agreement(header.agreement)
+    except ProtocolError as exc:
+        raise ProtocolError(f"slot of rank {rank}: {exc}") from None
+    if found.group_id != expected.group_id or found.world_size != expected.world_size:
+        raise DesyncError(f"the slot of rank {rank} belongs to another Gatherer or an earlier run")
+    if found.seq != expected.seq:
+        raise DesyncError(f"rank {rank} is at operation #{found.seq}, this rank at #{expected.seq}")
+    if header.rank != rank:
+        raise DesyncError(f"the slot of rank {header.rank} came in the place of rank {rank}")
+    return found
+
+
+def _check_operations(agreements: Sequence[Agreement]) -> None:
+    """Compares the operations of the DATA slots.
+
+    An ERROR slot has none of its own: what failed may have been the very arguments that name it.
+    """
+    ranks_by_op: dict[int, list[int]] = {}
+    for rank, agreement in enumerate(agreements):
+        if agreement.kind == Kind.DATA:
+            ranks_by_op.setdefault(agreement.op, []).append(rank)
+    if len(ranks_by_op) > 1:
+        sides = " and ".join(format_ranks(ranks) for ranks in ranks_by_op.values())
+        raise DesyncError(f"at #{agreements[0].seq}, {sides} differ in the operation, or in its dst, src or tag")
+
+
+def _read_failure(rank: int, slot: memoryview, header: Header, terms: Terms) -> Failure:
+    if header.total_nbytes > min(terms.slot_nbytes, len(slot)) - HEADER_NBYTES:
+        raise ProtocolError(f"slot of rank {rank}: an ERROR that is longer than its slot")
+    check_lengths(header, terms.limits)
+    payload = slot[HEADER_NBYTES : HEADER_NBYTES + header.total_nbytes]
+    return Failure.from_frames(read_frames(payload, header, terms.limits, frames_checked=True))
+
+
+def _describe(failure: Failure) -> str:
+    return f"{failure.summary}\n{failure.traceback}".rstrip() if failure.traceback else failure.summary
+
+
+def _round_2(headers: Sequence[Header], terms: Terms) -> list[int] | None:
+    room = terms.slot_nbytes - HEADER_NBYTES
+    too_large = False
+    for rank, header in enumerate(headers):
+        try:
+            check_lengths(header, terms.limits)
+        except (ProtocolError, LimitError) as exc:
+            raise ProtocolError(f"slot of rank {rank}: {exc}") from exc
+        too_large = too_large or header.total_nbytes > room
+    if not too_large:
+        return None
+    if terms.overflow_is_error:
+        needed = {
+            rank: header.total_nbytes + HEADER_NBYTES
+            for rank, header in enumerate(headers)
+            if header.total_nbytes > room
+        }
+        raise SlotOverflowError(needed, terms.slot_nbytes)
+    if terms.elastic:
+        return None
+    return [header.total_nbytes if header.total_nbytes > room else 0 for header in headers]

@@ -1,0 +1,62 @@
+"""World size 1: no process group, no connection; objects are still encoded and decoded."""
+
+from collections.abc import Sequence
+
+from gather_core.local_store import LocalBell, LocalStore
+from gather_core.memory import aligned_buffer
+from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
+
+
+class SingleTransport(Transport):
+    """The group of one rank, so that code runs unchanged in a notebook."""
+
+    name = "single"
+    capabilities = Capabilities(locality="process", elastic_slots=True, death_detection="fast", crosses_wire=False)
+
+    def __init__(self) -> None:
+        self._slot = memoryview(b"")
+        self._slot_nbytes = 0
+
+    @classmethod
+    def unavailable(cls, context: GroupContext | None) -> str | None:
+        if context is not None and context.world_size != 1:
+            return f"it serves one rank, the group has {context.world_size}"
+        return None
+
+    @classmethod
+    def join(cls, group: object) -> GroupContext:
+        if group is None:
+            return GroupContext(rank=0, world_size=1, store=LocalStore(), bell=LocalBell(), ranks=(0,), name="single")
+        return super().join(group)
+
+    def open(self, context: GroupContext, slot_nbytes: int, *, timeout_s: float) -> None:
+        self._slot_nbytes = slot_nbytes
+        self._slot = aligned_buffer(slot_nbytes)
+
+    @property
+    def rank(self) -> int:
+        return 0
+
+    @property
+    def slot_nbytes(self) -> int:
+        return self._slot_nbytes
+
+    def slot(self, nbytes: int) -> memoryview:
+        if nbytes > len(self._slot):
+            self._slot = aligned_buffer(nbytes)
+        return self._slot[:nbytes]
+
+    def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
+        filled = self._slot[:nbytes].toreadonly()
+        if len(self._slot) > self._slot_nbytes:
+            self._slot = aligned_buffer(self._slot_nbytes)
+        return [filled]
+
+    def peers(self) -> list[PeerState]:
+        return [PeerState.ALIVE]
+
+    def abort(self, reason: str) -> None:
+        """Nobody to tell."""
+
+    def close(self) -> None:
+        self._slot = memoryview(b"")
