@@ -30,10 +30,9 @@ from gather_core.errors import (
     SettingsError,
     SlotOverflowError,
     TransportTimeoutError,
-    format_ranks,
 )
 from gather_core.memory import align, aligned_buffer
-from gather_core.notes import Notes, Position, describe_position
+from gather_core.notes import Notes, Position, explain
 from gather_core.rendezvous import connect
 from gather_core.settings import DEFAULT_SLOT_NBYTES, GatherSettings
 from gather_core.slot import (
@@ -478,24 +477,17 @@ class Gatherer:
     def _explain(self, exc: TransportTimeoutError | PeerLostError | DesyncError) -> GatherError:
         """Asks the others where they are: the transport knows addresses at best, never why a rank is late."""
         positions = self._notes.positions()
-        try:
-            self._notes.check()
-        except AbortedError as aborted:
-            return aborted
-        own = self._notes.position
-        silent = [rank for rank in self._everyone if rank not in positions]
-        elsewhere = [rank for rank, position in positions.items() if position[:3] != own[:3] or position[3] == "done"]
-        lines = [f"this rank (rank {self._rank}) {describe_position(own)}: {exc}"]
-        if silent:
-            lines.append(f"{format_ranks(silent)}: no sign of life")
-        lines += [f"rank {rank} {describe_position(positions[rank])}" for rank in sorted(elsewhere)]
-        text = "; ".join(lines)
+        if not isinstance(exc, DesyncError):  # which every rank finds by itself, from the same slots
+            try:
+                self._notes.check()
+            except AbortedError as aborted:
+                return aborted
+        report = explain(exc, self._notes.position, positions, self.world_size)
         if isinstance(exc, TransportTimeoutError):
-            behind = [rank for rank in elsewhere if rank != self._rank]
-            return TransportTimeoutError(text, silent or exc.missing, behind)
+            return TransportTimeoutError(report.text, report.silent or exc.missing, report.elsewhere)
         if isinstance(exc, PeerLostError):
-            return PeerLostError(text, silent or exc.ranks)
-        return DesyncError(text)
+            return PeerLostError(report.text, report.silent or exc.ranks)
+        return DesyncError(report.text)
 
 
 def _release(notes: Notes, transport: Transport) -> None:

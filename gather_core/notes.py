@@ -7,11 +7,12 @@ first rank that wants to know rings everybody), `position/<rank>` (each rank's a
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from time import monotonic, sleep
 
 from gather_core.bell import Bell
-from gather_core.errors import AbortedError
+from gather_core.errors import AbortedError, format_ranks
 from gather_core.transport import Store
 
 _log = logging.getLogger("gather_core")
@@ -63,7 +64,7 @@ class Notes:
         sender.join(_SEND_WITHIN_S)
 
     def positions(self) -> dict[int, Position]:
-        """Returns where each rank is, as far as it answers within a second; group rank -> position."""
+        """Returns where each rank is, as far as it answers within a second and before an abort explains everything."""
         answers: dict[int, Position] = {self._rank: self.position}
         asker = threading.Thread(target=self._ask, args=(answers,), name="gather-core-ask", daemon=True)
         asker.start()
@@ -86,7 +87,7 @@ class Notes:
             if self._store.compare_set("asked", "", str(self._rank)) == str(self._rank).encode():
                 self._bell.ring(self._scope, self._others())
             deadline = monotonic() + _ANSWER_WITHIN_S
-            while len(answers) < len(self._ranks) and monotonic() < deadline:
+            while len(answers) < len(self._ranks) and monotonic() < deadline and self._aborted is None:
                 for rank in range(len(self._ranks)):
                     if rank not in answers and self._store.check([f"position/{rank}"]):
                         seq, operation, tag, phase = json.loads(self._store.get(f"position/{rank}"))
@@ -109,10 +110,40 @@ class Notes:
                     self.on_abort(f"rank {rank} aborted: {text}")
 
 
-def describe_position(position: Position) -> str:
-    """Says where a rank is: "in all_gather #3 'loss'", or "done with #2", or "has called nothing yet"."""
-    seq, operation, tag, phase = position
-    if seq == 0:
+@dataclass(frozen=True)
+class Report:
+    """What the positions say about a failed operation."""
+
+    text: str
+    silent: list[int]
+    """Ranks that did not answer."""
+    elsewhere: list[int]
+    """Ranks that are alive, and at another operation or outside any."""
+
+
+def explain(cause: Exception, own: Position, positions: Mapping[int, Position], world_size: int) -> Report:
+    """Says who is missing and where the others are, from the view of a rank at `own` that failed with `cause`."""
+    silent = [rank for rank in range(world_size) if rank not in positions]
+    elsewhere = [
+        rank
+        for rank, position in sorted(positions.items())
+        if position[:3] != own[:3] or (position[3] == "done") != (own[3] == "done")
+    ]
+    lines = [f"{_name(own)}: {cause}"]
+    if silent:
+        lines.append(f"no sign of life from {format_ranks(silent)}")
+    for rank in elsewhere:
+        never = "never entered it and " if positions[rank][0] < own[0] else ""
+        lines.append(f"rank {rank} {never}{_where(positions[rank])}")
+    return Report("; ".join(lines), silent, elsewhere)
+
+
+def _name(position: Position) -> str:
+    seq, operation, tag, _ = position
+    return f"{operation} #{seq}" + (f" {tag!r}" if tag else "")
+
+
+def _where(position: Position) -> str:
+    if position[0] == 0:
         return "has called nothing yet"
-    call = f"{operation} #{seq}" + (f" {tag!r}" if tag else "")
-    return f"is done with {call}" if phase == "done" else f"is in {call}"
+    return f"is done with {_name(position)}" if position[3] == "done" else f"is in {_name(position)}"

@@ -26,7 +26,6 @@ from gather_core.slot import (
     read_header,
 )
 
-
 _KIND_OFFSET = 5
 
 

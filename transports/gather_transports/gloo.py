@@ -16,6 +16,7 @@ Round 2 is always direct and exact, in chunks.
 
 import os
 import queue
+import re
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 _ALL_TO_ALL_UP_TO_NBYTES = 32 * 1024
+_SOURCE_PLACE = re.compile(r"\[\S+\.(cc|cpp|h):\d+\] ")
 _POLL = timedelta(seconds=POLL_S)
 _GRACE = timedelta(seconds=30)
 """How much longer than ours Gloo's own timeout is: whoever gives up first names the ranks, and Gloo cannot."""
@@ -264,9 +266,8 @@ class GlooTransport(Transport):
             raise TransportError("the transport is closed")
         self._pending = True
         try:
-            group = self._live_group()
-            works = [group.recv([tensor], peer, tag) for peer, tensor in receives]
-            works += [group.send([tensor], peer, tag) for peer, tensor in sends]
+            works = [self._live_group().recv([tensor], peer, tag) for peer, tensor in receives]
+            works += [self._live_group().send([tensor], peer, tag) for peer, tensor in sends]
         except RuntimeError as exc:
             raise _translate(exc) from exc
         # The thread keeps every buffer alive for as long as Gloo may touch it, also when this rank has given up.
@@ -306,25 +307,25 @@ class GlooTransport(Transport):
         self._drop()
 
     def _drop(self) -> None:
-        """Lets the connections go; on a thread where an exchange is pending, as Gloo's destructor waits for it."""
-        group, self._group = self._group, None
+        """Lets the connections go; on a thread where an exchange is pending, as Gloo's destructor waits for it.
+
+        No local name and no frame of a traceback may hold the group: the last reference is where the waiting happens.
+        """
+        last = [self._group]
+        self._group = None
         waiter, self._waiter = self._waiter, None
-        if group is None:
+        if last == [None]:
             return
         if self._pid != os.getpid():
-            _of_the_parent.append(group)  # its threads exist in the parent only: destroying it here would hang
+            _of_the_parent.append(last)  # its threads exist in the parent only: destroying it here would hang
             return
         if waiter is not None:
             waiter.stop()
         if self._pending:
-            threading.Thread(target=_destroy, args=([group],), name="gather-core-gloo-close", daemon=True).start()
+            threading.Thread(target=last.clear, name="gather-core-gloo-close", daemon=True).start()
 
 
 _of_the_parent: list[Any] = []
-
-
-def _destroy(groups: list[Any]) -> None:
-    groups.clear()
 
 
 def _torch_store(context: GroupContext) -> Any:
@@ -334,7 +335,8 @@ def _torch_store(context: GroupContext) -> Any:
 
 
 def _translate(exc: BaseException) -> TransportError:
-    text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+    lines = _SOURCE_PLACE.sub("", str(exc)).splitlines() or [type(exc).__name__]
+    text = lines[0].partition(". This is typically")[0]
     if isinstance(exc, TransportError):
         return exc
     if "imed out" in text:

@@ -1,0 +1,32 @@
+"""Cloudpickle: pickles by value what pickle refers to by name."""
+
+import io
+from collections import ChainMap
+from typing import Any
+
+import cloudpickle
+
+from gather_codecs.pickle5 import PickleCodec, out_of_band, tensor_reducers
+from gather_core.codec import Frames
+
+
+class CloudpickleCodec(PickleCodec):
+    """As `pickle`, and also lambdas, closures, local classes and those of `__main__`, by value.
+
+    All ranks must run the same version of Python: the code itself travels.
+    """
+
+    name = "cloudpickle"
+
+    def encode(self, obj: object) -> Frames:
+        frames: list[Any] = []
+        head = io.BytesIO()
+        _TensorAwareCloudPickler(head, 5, out_of_band(frames)).dump(obj)
+        return [head.getvalue(), *frames]
+
+
+class _TensorAwareCloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def __init__(self, *args: Any) -> None:
+        # The C pickler reads its table while it is initialised.
+        self.dispatch_table = ChainMap(tensor_reducers(), cloudpickle.Pickler.dispatch_table)
+        super().__init__(*args)
