@@ -78,6 +78,8 @@ class StoreBell(Bell):
         if self._closed:
             return
         self._closed = True
+        if not self._thread.is_alive() or self._thread is threading.current_thread():
+            return
         try:
             self.ring("", (self._rank,))
         except RuntimeError as exc:

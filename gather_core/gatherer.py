@@ -55,13 +55,14 @@ from gather_core.verdict import Verdict, judge
 T = TypeVar("T")
 Timeout = float | timedelta | None
 
-_NO_ROOT = -1
+_ROOT_ARGUMENT = {"gather": "dst", "broadcast": "src"}
+"""How the operations that have a root call it."""
 _HARMLESS = (RankFailedError, SlotOverflowError, DecodeError)
 """What leaves the group usable: the same on every rank, or (a decode error) after the last exchange."""
 
 
 @lru_cache(maxsize=4096)
-def _op_code(operation: str, root: int, tag: str) -> int:
+def _op_code(operation: str, root: int | None, tag: str) -> int:
     """32 bits that tell operations apart in the agreement block."""
     return xxh3_64_intdigest(f"{operation}\0{root}\0{tag}".encode("utf-8", "surrogatepass")) & 0xFFFFFFFF
 
@@ -71,7 +72,7 @@ class _Call:
     """One operation on one rank."""
 
     operation: str
-    root: int
+    root: int | None
     tag: str
     timeout_s: Timeout
     sends: bool
@@ -212,7 +213,7 @@ class Gatherer:
             TransportError: A rank did not come in time, died, or aborted. The group is broken.
             ClosedError: The Gatherer is closed, or belongs to the parent process.
         """
-        result: list[T] = self._operate(_Call("all_gather", _NO_ROOT, tag, timeout_s, True, self._everyone), obj)
+        result: list[T] = self._operate(_Call("all_gather", None, tag, timeout_s, True, self._everyone), obj)
         return result
 
     def gather(self, obj: T, dst: int = 0, *, timeout_s: Timeout = None, tag: str = "") -> list[T] | None:
@@ -246,7 +247,7 @@ class Gatherer:
         except BaseException as exc:
             self.abort(exc)
             raise
-        call = _Call("run", _NO_ROOT, tag, timeout_s, True, self._everyone)
+        call = _Call("run", None, tag, timeout_s, True, self._everyone)
         results: list[T] = self._operate(call, value, failed_call=failure)
         return results
 
@@ -342,10 +343,9 @@ class Gatherer:
     def _check_arguments(self, call: _Call) -> int:
         if type(call.tag) is not str:
             raise SettingsError(f"tag must be a str, not {call.tag!r}")
-        if call.root != _NO_ROOT or type(call.root) is not int:
-            name = "src" if call.operation == "broadcast" else "dst"
-            if type(call.root) is not int or not 0 <= call.root < self.world_size:
-                raise SettingsError(f"{name} must be a group rank from 0 to {self.world_size - 1}, not {call.root!r}")
+        name = _ROOT_ARGUMENT.get(call.operation)
+        if name is not None and (type(call.root) is not int or not 0 <= call.root < self.world_size):
+            raise SettingsError(f"{name} must be a group rank from 0 to {self.world_size - 1}, not {call.root!r}")
         return _op_code(call.operation, call.root, call.tag)
 
     def _encode(self, obj: object) -> Frames:

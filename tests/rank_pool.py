@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,16 @@ class Running:
         while len(self._outcomes) < len(self._workers):
             self._receive(deadline, "all ranks to finish")
         return [self._outcomes[rank] for rank in range(len(self._workers))]
+
+    def finished(self) -> set[int]:
+        """The ranks whose outcome is known."""
+        return set(self._outcomes)
+
+    def poll(self, within_s: float = 0.1) -> None:
+        """Takes in what ranks have sent, if anything comes in time."""
+        pending = [w.connection for r, w in enumerate(self._workers) if r not in self._outcomes]
+        if wait(pending, within_s):
+            self._receive(time.monotonic() + within_s, "a rank")
 
     def _receive(self, deadline: float, what: str) -> None:
         pending = {w.connection: r for r, w in enumerate(self._workers) if r not in self._outcomes}
@@ -204,7 +215,7 @@ def _restore(outcome: RankOutcome) -> RankOutcome:
     """Puts an exception and its causes together again: pickle drops `__cause__`."""
     if isinstance(outcome.error, list):
         chain: list[BaseException] = outcome.error
-        for error, cause in zip(chain, chain[1:], strict=False):
+        for error, cause in pairwise(chain):
             error.__cause__ = cause
         outcome.error = chain[0]
     return outcome
@@ -254,7 +265,7 @@ def _forget_frames(exc: BaseException | None) -> None:
 
 
 def _serve(connection: Connection, stacks: str) -> None:
-    global _to_parent  # noqa: PLW0603
+    global _to_parent
     import torch
 
     import rank_pool

@@ -28,7 +28,9 @@ _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID = 10, 11, 12, 13, 14, 15
 _NDARRAY, _NUMPY_SCALAR, _TENSOR = 20, 21, 22
 
 _AS_IT_IS = frozenset({type(None), bool, float, str, bytes})
-_ARRAY_DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|c(8|16))|[<>]?[mM]8(\[\d*(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?")
+_ARRAY_DTYPE = re.compile(
+    r"[<>|=]?(b1|[iu][1248]|f[248]|c(8|16))|[<>]?[mM]8(\[\d*(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?"
+)
 
 
 class MessagePackCodec(Codec):
@@ -87,7 +89,9 @@ class _Encoder:
 
     def _lower_array(self, obj: Any, path: str) -> Any:
         if type(obj) is np.ndarray:
-            return _ext(_NDARRAY, _pack([self._dtype(obj, path), list(obj.shape), self._frame(np.ascontiguousarray(obj))]))
+            return _ext(
+                _NDARRAY, _pack([self._dtype(obj, path), list(obj.shape), self._frame(np.ascontiguousarray(obj))])
+            )
         if isinstance(obj, np.generic) and type(obj) is obj.dtype.type:
             return _ext(_NUMPY_SCALAR, _pack([self._dtype(obj, path), obj.tobytes()]))
         torch = sys.modules.get("torch")
@@ -196,7 +200,9 @@ class _Decoder:
             raise DecodeError(f"{len(data)} bytes are no {dtype}")
         return np.frombuffer(data, dtype)[0]
 
-    def _rebuild_tensor(self, dtype: object, shape: Any, requires_grad: object, was_on_cpu: object, index: object) -> Any:
+    def _rebuild_tensor(
+        self, dtype: object, shape: Any, requires_grad: object, was_on_cpu: object, index: object
+    ) -> Any:
         tensor = build_tensor(self._frame(index), dtype_of(dtype), tuple(shape))
         tensor = place(tensor, bool(was_on_cpu), self._options.tensor_device)
         return tensor.requires_grad_() if requires_grad else tensor

@@ -14,10 +14,14 @@ How slots travel is a small table, measured with `python -m gather_bench.gloo_ta
 Round 2 is always direct and exact, in chunks.
 """
 
+import atexit
+import ctypes
+import logging
 import os
 import queue
 import re
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     import torch
 
 _ALL_TO_ALL_UP_TO_NBYTES = 32 * 1024
+_log = logging.getLogger("gather_core")
 _SOURCE_PLACE = re.compile(r"\[\S+\.(cc|cpp|h):\d+\] ")
 _POLL = timedelta(seconds=POLL_S)
 _GRACE = timedelta(seconds=30)
@@ -322,10 +327,30 @@ class GlooTransport(Transport):
         if waiter is not None:
             waiter.stop()
         if self._pending:
-            threading.Thread(target=last.clear, name="gather-core-gloo-close", daemon=True).start()
+            closer = threading.Thread(target=last.clear, name="gather-core-gloo-close", daemon=True)
+            _blocked_by_gloo.add(closer)
+            closer.start()
 
 
 _of_the_parent: list[Any] = []
+_blocked_by_gloo: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
+"""Threads that may sit in a wait of Gloo's that nothing can end."""
+
+
+@atexit.register
+def _park_blocked_threads() -> None:
+    """Lets the process exit in peace though Gloo still blocks some of its threads.
+
+    When such a thread wakes up during finalisation (its peers exit at the same moment), Python ends it by unwinding
+    its stack, Gloo's destructors forbid that, and C++ aborts the process. Put to sleep instead, it ends with it.
+    """
+    if not any(thread.is_alive() for thread in _blocked_by_gloo):
+        return
+    try:
+        set_terminate = ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE
+        set_terminate(ctypes.CDLL(None).pause)
+    except (OSError, AttributeError) as exc:
+        _log.debug("cannot park the threads that Gloo blocks: %s", exc)
 
 
 def _torch_store(context: GroupContext) -> Any:
@@ -404,7 +429,9 @@ class _Waiter:
 
     def __init__(self) -> None:
         self._batches: queue.SimpleQueue[_Done | None] = queue.SimpleQueue()
-        threading.Thread(target=self._serve, name="gather-core-gloo-wait", daemon=True).start()
+        thread = threading.Thread(target=self._serve, name="gather-core-gloo-wait", daemon=True)
+        _blocked_by_gloo.add(thread)
+        thread.start()
 
     def submit(self, works: Sequence[Any], buffers: object, timeout: timedelta) -> _Done:
         """Waits for `works` in the background, keeping `buffers` alive until they are done."""
