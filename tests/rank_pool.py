@@ -39,7 +39,8 @@ class RankOutcome:
     """What became of a body on one rank."""
 
     value: Any = None
-    error: BaseException | None = None
+    error: Any = None
+    """The exception; on its way here a list of it and its causes."""
     traceback: str = ""
     exitcode: int | None = None
     """Set where the process died: the negative signal, or what it exited with."""
@@ -156,7 +157,7 @@ class RankPool:
 
     def start(self, world_size: int, body: Callable[..., Any], *args: Any, init: bool = True) -> Running:
         """Starts `body(rank, world_size, *args)` on every rank; without `init` there is no process group."""
-        from torch.distributed import TCPStore
+        from torch._C._distributed_c10d import TCPStore
 
         while len(self._workers) < world_size:
             self._workers.append(_Worker(Path(self._scratch.name)))
@@ -236,19 +237,20 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _run(body: Callable[..., Any], rank: int, world_size: int, args: Sequence[Any], port: int | None) -> RankOutcome:
     import torch.distributed as dist
+    from torch._C._distributed_c10d import TCPStore
 
     started = time.monotonic()
     outcome = RankOutcome()
     try:
         if port is not None:
-            store = dist.TCPStore("127.0.0.1", port, None, False, wait_for_workers=False)
+            store = TCPStore("127.0.0.1", port, None, False, wait_for_workers=False)
             dist.init_process_group(
                 "gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
             )
         outcome.value = body(rank, world_size, *args)
     except BaseException as exc:
         outcome.traceback = traceback.format_exc()
-        outcome.error = _chain(exc)  # type: ignore[assignment]
+        outcome.error = _chain(exc)
         _forget_frames(exc)
     outcome.seconds = time.monotonic() - started
     if dist.is_initialized():

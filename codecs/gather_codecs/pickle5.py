@@ -109,15 +109,15 @@ def tensor_reducers() -> dict[type, Callable[[Any], Any]]:
 
 def _reduce_tensor(tensor: "torch.Tensor") -> Any:
     if not is_plain(tensor):
-        return tensor.cpu().__reduce_ex__(5)
-    buffer = pickle.PickleBuffer(tensor_bytes(tensor))
+        return tensor.cpu().__reduce_ex__(5)  # type: ignore[no-untyped-call]
+    buffer = pickle.PickleBuffer(tensor_bytes(tensor).data)
     requires_grad = tensor.requires_grad and tensor.is_leaf
     return rebuild_tensor, (buffer, tensor.dtype, tuple(tensor.shape), requires_grad, tensor.device.type == "cpu")
 
 
 def _reduce_parameter(parameter: "torch.nn.Parameter") -> Any:
     if not is_plain(parameter):
-        return parameter.__reduce_ex__(5)
+        return parameter.__reduce_ex__(5)  # type: ignore[no-untyped-call]
     return rebuild_parameter, (parameter.detach(), parameter.requires_grad)
 
 

@@ -24,7 +24,7 @@ from gather_core import (
 from rank_pool import RankOutcome, RankPool, reached
 
 
-def errors_of(outcomes: Sequence[RankOutcome]) -> list[type[BaseException]]:
+def errors_of(outcomes: Sequence[RankOutcome]) -> list[type[BaseException | None]]:
     return [type(outcome.error) for outcome in outcomes]
 
 
