@@ -1,7 +1,8 @@
 """Ratios of one run against what gather-core replaces: `python -m gather_bench.ratios`.
 
-Rounds are interleaved (ours, theirs, ours, ...), each starts at a barrier and counts as long as the slowest rank
-took; medians are compared. More ranks than cores, and other work on the machine, show in all columns alike.
+Rounds are interleaved (ours, theirs, ours, ...); each is a few calls behind one barrier, so that the barrier's own skew
+does not count, and takes as long as on the slowest rank; medians are compared. More ranks than cores, and other work
+on the machine, show in all columns alike.
 """
 
 import argparse
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch._C._distributed_c10d import TCPStore
+from torch.multiprocessing.spawn import spawn
 
 from gather_bench.peers import seed_all_gather_list, torch_all_gather_object
 from gather_core import Gatherer
@@ -36,15 +37,16 @@ def _large() -> object:
     return np.arange(2 << 20, dtype=np.int64)
 
 
-def _medians(ways: Ways, rounds: int) -> dict[str, float]:
-    """Seconds of the slowest rank, median over the rounds; the first round is not counted."""
+def _medians(ways: Ways, rounds: int, calls: int) -> dict[str, float]:
+    """Seconds per call on the slowest rank, median over the rounds; the first round is not counted."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
             dist.barrier()
             started = time.perf_counter()
-            way()
-            slowest = torch.tensor(time.perf_counter() - started)
+            for _ in range(calls):
+                way()
+            slowest = torch.tensor((time.perf_counter() - started) / calls)
             dist.all_reduce(slowest, dist.ReduceOp.MAX)
             if number:
                 times[name].append(slowest.item())
@@ -70,7 +72,8 @@ def _worker(rank: int, world_size: int, port: int, transport: str) -> None:
             "dict",
             _medians(
                 {"default slot": lambda: default.all_gather(small), "torch": lambda: torch_all_gather_object(small)},
-                200,
+                30,
+                10,
             ),
             {("default slot", "torch"): 3},
         ),
@@ -83,14 +86,17 @@ def _worker(rank: int, world_size: int, port: int, transport: str) -> None:
                     "torch": lambda: torch_all_gather_object(step),
                     "seed": lambda: seed_all_gather_list(step, _FITTING_SLOT),
                 },
-                40,
+                15,
+                5,
             ),
             {("default slot", "torch"): 2, ("fitting slot", "torch"): 4, ("fitting slot", "seed"): 20},
         ),
         (
             "16 MiB",
             _medians(
-                {"default slot": lambda: default.all_gather(large), "torch": lambda: torch_all_gather_object(large)}, 10
+                {"default slot": lambda: default.all_gather(large), "torch": lambda: torch_all_gather_object(large)},
+                5,
+                2,
             ),
             {("default slot", "torch"): 2},
         ),
@@ -111,7 +117,7 @@ def main() -> None:
     arguments: Any = parser.parse_args()
     for world_size in arguments.world_size or [2, 4]:
         store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
-        torch.multiprocessing.spawn(_worker, (world_size, store.port, arguments.transport), world_size)  # type: ignore[no-untyped-call]
+        spawn(_worker, (world_size, store.port, arguments.transport), world_size)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,220 @@
+"""Every codec: exact round trips, or a refusal that says what and where."""
+
+import datetime as dt
+import math
+import uuid
+from collections import OrderedDict
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gather_core import DecodeError, EncodeError, LimitError, Trust
+from gather_core.codec import Codec, DecodeOptions, Limits
+from gather_core.registry import get_codec
+
+CODECS = ["pickle", "cloudpickle", "msgpack", "pickle+zstd", "msgpack+zstd:level=3"]
+
+
+def borrowed(frames: Any) -> list[tuple[bytearray, memoryview]]:
+    """Frames as the Gatherer hands them out: read-only, and gone afterwards."""
+    copies = [bytearray(memoryview(frame).cast("B")) for frame in frames]
+    return [(copy, memoryview(copy).toreadonly()) for copy in copies]
+
+
+def round_trip(codec: Codec, obj: Any) -> Any:
+    frames = borrowed(codec.encode(obj))
+    result = codec.decode([view for _, view in frames])
+    for memory, _ in frames:
+        memory[:] = b"\xaa" * len(memory)
+    return result
+
+
+def same(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, torch.Tensor):
+        bits = [
+            tensor.detach().resolve_conj().flatten().clone().view(torch.uint8) for tensor in (a, b) if tensor.numel()
+        ]
+        meta = [(t.dtype, t.shape, t.requires_grad) for t in (a, b)]
+        return meta[0] == meta[1] and (len(bits) < 2 or torch.equal(*bits))
+    if isinstance(a, np.ndarray):
+        return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
+    if isinstance(a, float):
+        return (a == b and math.copysign(1, a) == math.copysign(1, b)) or (a != a and b != b)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a.items(), b.items(), strict=True))
+    return bool(a == b)
+
+
+OBJECTS: list[Any] = [
+    None,
+    True,
+    {True: 1},
+    {1: "int", "1": "str"},
+    {(1, (2, None)): [b"", ""], None: 2.5, b"k": -0.0},
+    [1, [2, (3, {4}, frozenset({(5,)}))]],
+    [0, -1, 2**63 - 1, -(2**63), 2**63, 2**64 - 1, 2**64, -(2**63) - 1, 2**4000],
+    [math.inf, -math.inf, math.nan, 5e-324],
+    complex(-0.0, math.inf),
+    "\ud800 \0 \U0001f600",
+    bytearray(b"x" * 5000),
+    dt.datetime(2024, 2, 29, 1, 2, 3, 4),
+    dt.datetime(1, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=5, minutes=30))),
+    dt.datetime(2024, 10, 27, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=1),
+    [dt.date(9999, 12, 31), dt.time(23, 59, fold=1), dt.timedelta(-1, 5, 7)],
+    [Decimal("1.50"), Decimal("-0"), Decimal("1E+400"), uuid.UUID(int=5)],
+    [np.float32(1.5), np.int64(-3), np.bool_(True), np.datetime64("2020-01-01")],
+    np.arange(6)[::-2],
+    np.zeros((0, 3)),
+    np.float64(2.5).reshape(()),
+    np.arange(10, dtype=">i4"),
+    np.array(["2020-01-01", "NaT"], dtype="M8[ns]"),
+    np.arange(20_000.0).reshape(100, 200),
+    torch.tensor(5.0),
+    torch.zeros(0, 3),
+    torch.arange(12).reshape(3, 4).t(),
+    torch.ones(3, requires_grad=True),
+    torch.randn(70, 70).to(torch.bfloat16),
+    torch.randn(70, 70).to(torch.float8_e5m2),
+    torch.tensor([1 + 2j]).conj(),
+    torch.arange(5)[::2][:1],
+    [torch.ones(1).expand(3, 4), {}, (), [], set(), frozenset()],
+]
+
+
+@pytest.mark.parametrize("spec", CODECS)
+@pytest.mark.parametrize("obj", OBJECTS, ids=lambda obj: repr(obj)[:30].replace("\n", ""))
+def test_an_object_comes_back_exactly_and_owns_its_memory(spec: str, obj: Any) -> None:
+    result = round_trip(get_codec(spec), obj)
+    assert same(result, obj)
+    assert result is not obj or isinstance(obj, bool | None)
+
+
+@pytest.mark.parametrize("spec", CODECS)
+def test_a_view_ships_its_elements_and_not_its_storage(spec: str) -> None:
+    big = torch.arange(1_000_000.0)
+    assert sum(len(memoryview(frame).cast("B")) for frame in get_codec(spec).encode(big[:3])) < 1024
+
+
+@pytest.mark.parametrize("spec", ["pickle", "cloudpickle"])
+def test_a_tensor_that_is_shared_is_sent_once_and_stays_shared(spec: str) -> None:
+    tensor = torch.randn(5000)
+    first, second = round_trip(get_codec(spec), [tensor, tensor])
+    assert first is second
+    parameter = round_trip(get_codec(spec), torch.nn.Parameter(tensor, requires_grad=False))
+    assert type(parameter) is torch.nn.Parameter
+    assert not parameter.requires_grad
+
+
+def test_a_contiguous_array_is_not_copied_by_encode() -> None:
+    array = np.arange(100_000)
+    frame = np.frombuffer(get_codec("pickle").encode(array)[1], np.uint8)
+    assert np.shares_memory(array, frame)
+
+
+@pytest.mark.parametrize("spec", ["pickle", "msgpack"])
+def test_decoded_arrays_are_writable_unless_pickle_says_that_they_were_not(spec: str) -> None:
+    array = np.arange(10_000)
+    result = round_trip(get_codec(spec), array)
+    result[0] = 5
+    assert result[0] == 5
+    array.flags.writeable = False
+    assert round_trip(get_codec(spec), array).flags.writeable == (spec == "msgpack")
+
+
+def test_a_failed_encode_leaves_nothing_in_the_next_one() -> None:
+    codec = get_codec("pickle")
+    with pytest.raises(Exception, match="lambda"):
+        codec.encode([b"x" * 100, np.arange(5000), lambda: 0])
+    assert round_trip(codec, [1, 2]) == [1, 2]
+
+
+def test_pickle_refuses_missing_and_surplus_frames() -> None:
+    codec = get_codec("pickle")
+    frames = [memoryview(frame).cast("B") for frame in codec.encode(np.arange(5000))]
+    with pytest.raises(DecodeError, match="1 more frames"):
+        codec.decode([*frames, memoryview(b"surplus")])
+    with pytest.raises(Exception, match="buffer"):
+        codec.decode(frames[:1])
+
+
+def test_cloudpickle_takes_lambdas() -> None:
+    factor = 3
+    assert round_trip(get_codec("cloudpickle"), lambda x: x * factor)(5) == 15
+
+
+@pytest.mark.parametrize(
+    ("obj", "path"),
+    [
+        (OrderedDict(), r"\$:"),
+        ({"batch": [0, {"meta": object()}]}, r"\$\.batch\[1\]\.meta"),
+        ([memoryview(b"x")], r"\$\[0\]"),
+        (np.array([None]), r"\$: numpy dtype object"),
+        ({object(): 1}, "key of"),
+        (torch.ones(2).to_sparse(), r"\$:"),
+    ],
+)
+def test_msgpack_refuses_what_it_cannot_keep_and_says_where(obj: Any, path: str) -> None:
+    with pytest.raises(EncodeError, match=path):
+        get_codec("msgpack").encode(obj)
+
+
+def test_msgpack_refuses_cycles() -> None:
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    with pytest.raises(EncodeError, match="cycle"):
+        get_codec("msgpack").encode(cycle)
+
+
+@given(st.binary(max_size=200))
+def test_hostile_bytes_are_an_object_or_a_decode_error(data: bytes) -> None:
+    for codec in (get_codec("msgpack"), get_codec("msgpack+zstd")):
+        for frames in ([data], [data, data], [(1 << 64).to_bytes(9, "little")[:8], data]):
+            with suppress(DecodeError, LimitError):
+                codec.decode([memoryview(frame) for frame in frames])
+
+
+@given(st.data())
+def test_a_damaged_message_is_an_object_or_a_decode_error(data: st.DataObject) -> None:
+    codec = get_codec("msgpack")
+    frames = [bytearray(memoryview(f).cast("B")) for f in codec.encode([(1, {2}), np.arange(3), torch.ones(2), 2**70])]
+    position = data.draw(st.integers(0, len(frames[0]) - 1))
+    frames[0][position] = data.draw(st.integers(0, 255))
+    with suppress(DecodeError):
+        codec.decode([memoryview(frame) for frame in frames])
+
+
+def test_a_zstd_bomb_is_refused_before_memory_is_taken_for_it() -> None:
+    codec = get_codec("pickle+zstd")
+    frames = [bytearray(memoryview(frame).cast("B")) for frame in codec.encode(bytes(10_000_000))]
+    views = [memoryview(frame) for frame in frames]
+    with pytest.raises(LimitError):
+        codec.decode(views, DecodeOptions(limits=Limits(frame_nbytes=1_000_000)))
+    frames[0][:8] = (5_000_000).to_bytes(8, "little")
+    with pytest.raises(DecodeError, match="10000"):
+        codec.decode(views)
+
+
+def test_trust_is_what_the_codec_inside_declares() -> None:
+    assert get_codec("msgpack+zstd").trust is Trust.DATA
+    assert get_codec("pickle+zstd").trust is Trust.CODE
+    assert get_codec("msgpack+zstd:level=3").spec == "msgpack+zstd:level=3"
+
+
+def test_tensors_land_where_the_receiver_wants_them() -> None:
+    for spec in ("pickle", "msgpack"):
+        codec = get_codec(spec)
+        frames = [memoryview(frame).cast("B") for frame in codec.encode({"t": torch.ones(2000)})]
+        seen: Any = codec.decode(frames, DecodeOptions(tensor_device=lambda tensor: tensor.double()))  # type: ignore[attr-defined]
+        assert seen["t"].dtype is torch.float64
+        assert codec.decode(frames)["t"].dtype is torch.float32  # type: ignore[index]
