@@ -496,11 +496,11 @@ def _release(notes: Notes, transport: Transport) -> None:
 
 
 def _flat(frame: object) -> memoryview | bytes:
-    """A codec's frame as bytes: what has items of another size is cast."""
+    """A codec's frame as bytes: items of another size are cast, what is not C-contiguous is a TypeError."""
     if type(frame) is bytes:
         return frame
     view = memoryview(frame)  # type: ignore[arg-type]
-    return view if view.ndim == 1 and view.itemsize == 1 else view.cast("B")
+    return view if view.ndim == 1 and view.itemsize == 1 and view.contiguous else view.cast("B")
 
 
 def _summary(exc: BaseException) -> str:

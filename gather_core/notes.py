@@ -7,7 +7,7 @@ first rank that wants to know rings everybody), `position/<rank>` (each rank's a
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic, sleep
 
@@ -37,8 +37,6 @@ class Notes:
             ranks: The global rank of each group rank.
         """
         self.position: Position = (0, "", "", "done")
-        self.on_abort: Callable[[str], None] | None = None
-        """Called once, from the bell's thread, when another rank has aborted."""
         self._store = store
         self._bell = bell
         self._scope = scope
@@ -106,8 +104,6 @@ class Notes:
             rank, text = json.loads(self._store.get("abort"))
             if rank != self._rank:
                 self._aborted = (rank, text)
-                if self.on_abort is not None:
-                    self.on_abort(f"rank {rank} aborted: {text}")
 
 
 @dataclass(frozen=True)

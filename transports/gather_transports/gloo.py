@@ -4,7 +4,7 @@ The connections are a `ProcessGroupGloo` of this transport alone, made over the 
 take part; so a timeout here cannot break the job's own group, and two Gatherers cannot cross. (`new_group` called by
 members only makes a later world-wide one hang.)
 
-How slots travel is a small table, measured with `python -m gather_bench.gloo_table`:
+How slots travel is a small table; measure it by `gather_bench.ratios --transport gloo:all_to_all_up_to_nbytes=0`:
 
 - slots up to 32 KiB: one `all_to_all` of the repeated slot. Gloo posts all its messages at once, a single hop, where
   its all-gather and all-reduce are rings.
@@ -15,7 +15,6 @@ Round 2 is always direct and exact, in chunks.
 """
 
 import atexit
-import ctypes
 import logging
 import os
 import queue
@@ -44,6 +43,9 @@ _GRACE = timedelta(seconds=30)
 """How much longer than ours Gloo's own timeout is: whoever gives up first names the ranks, and Gloo cannot."""
 _SLOT_TAG = 1
 _CHUNK_TAG = 2
+_SEVER_TAG = 3
+"""No rank ever sends with it."""
+_SEVER_WITHIN_S = 5.0
 
 
 class GlooTransport(Transport):
@@ -297,7 +299,7 @@ class GlooTransport(Transport):
         if self._aborted is not None:
             raise AbortedError(self._aborted, self._rank)
         if deadline.passed():
-            raise TransportTimeoutError(f"not all ranks came within {deadline.timeout_s:g} s")
+            raise TransportTimeoutError(f"not all ranks came within {deadline.timeout_s:.3g} s")
 
     def peers(self) -> list[PeerState]:
         states = [PeerState.UNKNOWN] * self._world_size
@@ -312,7 +314,7 @@ class GlooTransport(Transport):
         self._drop()
 
     def _drop(self) -> None:
-        """Lets the connections go; on a thread where an exchange is pending, as Gloo's destructor waits for it.
+        """Lets the connections go; by force and on a thread where an exchange is pending.
 
         No local name and no frame of a traceback may hold the group: the last reference is where the waiting happens.
         """
@@ -327,30 +329,39 @@ class GlooTransport(Transport):
         if waiter is not None:
             waiter.stop()
         if self._pending:
-            closer = threading.Thread(target=last.clear, name="gather-core-gloo-close", daemon=True)
-            _blocked_by_gloo.add(closer)
-            closer.start()
+            severing = threading.Thread(
+                target=_sever, args=(last, self._peers), name="gather-core-gloo-sever", daemon=True
+            )
+            _severing.add(severing)
+            severing.start()
 
 
 _of_the_parent: list[Any] = []
-_blocked_by_gloo: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
-"""Threads that may sit in a wait of Gloo's that nothing can end."""
+_severing: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 
 
 @atexit.register
-def _park_blocked_threads() -> None:
-    """Lets the process exit in peace though Gloo still blocks some of its threads.
+def _finish_severing() -> None:
+    """A thread that wakes up inside Gloo while the interpreter is finalised would abort the process: wait for it."""
+    for thread in list(_severing):
+        thread.join(_SEVER_WITHIN_S)
 
-    When such a thread wakes up during finalisation (its peers exit at the same moment), Python ends it by unwinding
-    its stack, Gloo's destructors forbid that, and C++ aborts the process. Put to sleep instead, it ends with it.
+
+def _sever(last: list[Any], peers: Sequence[int]) -> None:
+    """Closes the connections of the process group in `last`, whatever is pending on them, and destroys it.
+
+    Gloo's own `abort` does nothing, and its destructor waits for what is pending. But a receive that times out closes
+    its connection: then everything that is pending on it fails at once, here and at the peer.
     """
-    if not any(thread.is_alive() for thread in _blocked_by_gloo):
-        return
-    try:
-        set_terminate = ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE
-        set_terminate(ctypes.CDLL(None).pause)
-    except (OSError, AttributeError) as exc:
-        _log.debug("cannot park the threads that Gloo blocks: %s", exc)
+    import torch
+
+    nothing = torch.empty(1, dtype=torch.uint8)
+    for peer in peers:
+        try:
+            last[0].recv([nothing], peer, _SEVER_TAG).wait(timedelta(milliseconds=1))
+        except RuntimeError as exc:  # which is what closes it; or it was closed already
+            _log.debug("severed from rank %d: %s", peer, exc)
+    last.clear()
 
 
 def _torch_store(context: GroupContext) -> Any:
@@ -429,9 +440,7 @@ class _Waiter:
 
     def __init__(self) -> None:
         self._batches: queue.SimpleQueue[_Done | None] = queue.SimpleQueue()
-        thread = threading.Thread(target=self._serve, name="gather-core-gloo-wait", daemon=True)
-        _blocked_by_gloo.add(thread)
-        thread.start()
+        threading.Thread(target=self._serve, name="gather-core-gloo-wait", daemon=True).start()
 
     def submit(self, works: Sequence[Any], buffers: object, timeout: timedelta) -> _Done:
         """Waits for `works` in the background, keeping `buffers` alive until they are done."""
