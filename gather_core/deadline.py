@@ -1,6 +1,5 @@
 """Deadlines: how much time an operation has left, and which timeouts a user may give."""
 
-import math
 from datetime import timedelta
 from time import monotonic
 
@@ -8,6 +7,8 @@ from gather_core.errors import SettingsError
 
 POLL_S = 0.25
 """Longest time that a wait goes without looking for Ctrl-C and for other ranks' aborts, in seconds."""
+LONGEST_S = 1e9
+"""About 30 years: what every clock and library below can still add up."""
 
 
 class Deadline:
@@ -33,12 +34,12 @@ class Deadline:
 
 
 def seconds(timeout: object, name: str = "timeout_s") -> float:
-    """Reads a user's timeout: seconds or a timedelta, greater than 0 and finite.
+    """Reads a user's timeout: seconds or a timedelta, greater than 0 and at most 1e9 s.
 
     Raises:
         SettingsError: Anything else.
     """
     value = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise SettingsError(f"{name} must be seconds or a timedelta, greater than 0 and finite, not {timeout!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_S:
+        raise SettingsError(f"{name} must be seconds or a timedelta, greater than 0 and at most 1e9, not {timeout!r}")
     return float(value)

@@ -104,6 +104,14 @@ def format_ranks(ranks: Sequence[int]) -> str:
     return f"rank {text}" if len(ranks) == 1 else f"ranks {text}"
 
 
+def summarize(exc: BaseException) -> str:
+    """Type and message, also of an exception whose own `__str__` raises."""
+    try:
+        return f"{type(exc).__name__}: {exc}"
+    except Exception:
+        return f"{type(exc).__name__} (its message cannot be read)"
+
+
 class RankFailedError(GatherError):
     """An object-level failure of one or more ranks, raised alike on every rank.
 

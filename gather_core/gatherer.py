@@ -30,6 +30,7 @@ from gather_core.errors import (
     SettingsError,
     SlotOverflowError,
     TransportTimeoutError,
+    summarize,
 )
 from gather_core.memory import align, aligned_buffer
 from gather_core.notes import Notes, Position, explain
@@ -218,13 +219,14 @@ class Gatherer:
 
     def gather(self, obj: T, dst: int = 0, *, timeout_s: Timeout = None, tag: str = "") -> list[T] | None:
         """(all ranks) Returns the objects of all ranks on rank `dst`, None elsewhere; raises as `all_gather`."""
-        wanted = self._everyone if dst == self._rank else ()
+        is_root = self._is_root(dst)
+        wanted = self._everyone if is_root else ()
         objects: list[T] = self._operate(_Call("gather", dst, tag, timeout_s, True, wanted, routed=True), obj)
-        return objects if dst == self._rank else None
+        return objects if is_root else None
 
     def broadcast(self, obj: Any = None, src: int = 0, *, timeout_s: Timeout = None, tag: str = "") -> Any:
         """(all ranks) Returns the object of rank `src`; what others pass is ignored. Raises as `all_gather`."""
-        call = _Call("broadcast", src, tag, timeout_s, src == self._rank, (src,))
+        call = _Call("broadcast", src, tag, timeout_s, self._is_root(src), (src,))
         return self._operate(call, obj)[0]
 
     def run(self, fn: Callable[..., T], *args: Any, timeout_s: Timeout = None, tag: str = "") -> list[T]:
@@ -259,7 +261,7 @@ class Gatherer:
         if self._broken is None and self._finalizer.alive and self._pid == os.getpid():
             cause = exc if exc is not None else GatherError("abort() was called")
             self._broken = cause
-            text = _summary(cause)
+            text = summarize(cause)
             self._notes.abort(text)
             self._transport.abort(text)
 
@@ -284,11 +286,12 @@ class Gatherer:
             raise ClosedError("this Gatherer is closed")
         if self._broken is not None:
             raise GroupBrokenError(
-                f"the group is broken since: {_summary(self._broken)}; construct a new Gatherer"
+                f"the group is broken since: {summarize(self._broken)}; construct a new Gatherer"
             ) from self._broken
 
     def _operate(self, call: _Call, obj: object, failed_call: Exception | None = None) -> list[Any]:
         """Runs one operation under the lock; from here on whatever goes wrong reaches every rank."""
+        self._check_usable()  # in a forked child the lock may be held by a thread that exists in the parent only
         with self._lock:
             self._check_usable()
             if self._busy:
@@ -308,8 +311,12 @@ class Gatherer:
                     self._notes.position = self._position(call, "done")
             return result
 
+    def _is_root(self, root: object) -> bool:
+        """Whether this rank is the root; what is no rank at all is reported by the operation."""
+        return type(root) is int and root == self._rank
+
     def _position(self, call: _Call, phase: str) -> Position:
-        return (self._seq, call.operation, str(call.tag), phase)
+        return (self._seq, call.operation, call.tag if type(call.tag) is str else "", phase)
 
     def _exchange(self, call: _Call, obj: object, failed_call: Exception | None) -> list[Any]:
         outgoing, timeout_s = self._prepare(call, obj, failed_call)
@@ -388,7 +395,7 @@ class Gatherer:
 
     def _fill_failure(self, failure: Exception, phase: str) -> _Outgoing:
         room = self._slot_nbytes - HEADER_NBYTES
-        frames = Failure(phase, _summary(failure), _format_traceback(failure)).frames(room)
+        frames = Failure(phase, summarize(failure), _format_traceback(failure)).frames(room)
         nbytes = payload_nbytes(frames)
         filled = HEADER_NBYTES + nbytes
         slot = self._transport.slot(filled)
@@ -458,7 +465,7 @@ class Gatherer:
         try:
             return self._codec.decode(frames, self._decode_options)
         except Exception as exc:
-            text = f"codec {self._codec.spec} cannot decode the object of rank {rank}: {_summary(exc)}"
+            text = f"codec {self._codec.spec} cannot decode the object of rank {rank}: {summarize(exc)}"
             raise DecodeError(text) from exc
 
     def _break(self, exc: BaseException) -> NoReturn:
@@ -468,8 +475,8 @@ class Gatherer:
             error = self._explain(exc)
         self._broken = error
         if not isinstance(error, AbortedError):
-            self._notes.abort(_summary(error))
-        self._transport.abort(_summary(error))
+            self._notes.abort(summarize(error))
+        self._transport.abort(summarize(error))
         if error is exc:
             raise exc
         raise error from exc
@@ -484,7 +491,7 @@ class Gatherer:
                 return aborted
         report = explain(exc, self._notes.position, positions, self.world_size)
         if isinstance(exc, TransportTimeoutError):
-            return TransportTimeoutError(report.text, report.silent or exc.missing, report.elsewhere)
+            return TransportTimeoutError(report.text, report.silent, report.elsewhere)
         if isinstance(exc, PeerLostError):
             return PeerLostError(report.text, report.silent or exc.ranks)
         return DesyncError(report.text)
@@ -496,19 +503,11 @@ def _release(notes: Notes, transport: Transport) -> None:
 
 
 def _flat(frame: object) -> memoryview | bytes:
-    """A codec's frame as bytes: items of another size are cast, what is not C-contiguous is a TypeError."""
+    """A codec's frame as bytes: items of other formats are cast, what is not C-contiguous is a TypeError."""
     if type(frame) is bytes:
         return frame
     view = memoryview(frame)  # type: ignore[arg-type]
-    return view if view.ndim == 1 and view.itemsize == 1 and view.contiguous else view.cast("B")
-
-
-def _summary(exc: BaseException) -> str:
-    """Type and message, also of an exception whose own `__str__` raises."""
-    try:
-        return f"{type(exc).__name__}: {exc}"
-    except Exception:
-        return f"{type(exc).__name__} (its message cannot be read)"
+    return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
 
 
 def _format_traceback(exc: BaseException) -> str:

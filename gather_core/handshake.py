@@ -43,9 +43,9 @@ class Ballot:
             SetupError: A rank failed, or did not arrive in time; the same on every rank that arrived.
         """
         self.store.set(self._key(f"fact/{self.rank}"), json.dumps(fact))
-        if self.store.add(self._key("arrived"), 1) == self.world_size:
-            self._publish(self._decide(decide))
         try:
+            if self.store.add(self._key("arrived"), 1) == self.world_size:
+                self._publish(self._decide(decide))
             self._wait(deadline)
         except BaseException as exc:
             self.fail(f"{type(exc).__name__} while waiting for the others")

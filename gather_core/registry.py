@@ -5,6 +5,7 @@ Nothing is imported before it is used.
 """
 
 import inspect
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -33,8 +34,9 @@ _registered_codecs: dict[str, type[Codec]] = {}
 _registered_transports: dict[str, type[Transport]] = {}
 
 _PART = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?::(?P<options>.+))?", re.DOTALL)
-_OPTION = re.compile(r"""\s*(?P<key>\w+)\s*=\s*(?P<value>"[^"]*"|'[^']*'|[^,+"']+)\s*(?:,|$)""")
-_SPLIT = re.compile(r"""\+(?=[a-z])(?=(?:[^"']|"[^"]*"|'[^']*')*$)""")
+_QUOTED = r"""\"(?:[^"\\]|\\.)*"|'[^']*'"""
+_OPTION = re.compile(rf"""\s*(?P<key>\w+)\s*=\s*(?P<value>{_QUOTED}|[^,+"']+(?:\+\d+)?)\s*(?:,|$)""")
+_SPLIT = re.compile(rf"""\+(?=[a-z])(?=(?:[^"']|{_QUOTED})*$)""")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ def _parse_part(part: str, spec: str) -> SpecPart:
         option = _OPTION.match(rest)
         if option is None:
             raise SettingsError(f"{rest!r} in spec {spec!r} is not of the form key=value,key=value")
+        if option["key"] in options:
+            raise SettingsError(f"{option['key']!r} is given twice in spec {spec!r}")
         try:
             options[option["key"]] = tomllib.loads(f"value = {option['value']}")["value"]
         except tomllib.TOMLDecodeError as exc:
@@ -83,7 +87,9 @@ def format_spec(name: str, options: Mapping[str, Any]) -> str:
 def _toml(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
 
 
 def register_codec(name: str, codec: type[Codec], *, replace: bool = False) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 from gather_core.codec import Codec
 from gather_core.deadline import Deadline, seconds
-from gather_core.errors import GatherError, SetupError
+from gather_core.errors import GatherError, SetupError, summarize
 from gather_core.handshake import Ballot, Decision, Fact, always_fine, compare_facts, group_id
 from gather_core.local_store import ScopedStore
 from gather_core.notes import Notes
@@ -153,7 +153,7 @@ def _available(context: GroupContext) -> list[str]:
 
 
 def _failure_fact(failure: Exception | None) -> Fact:
-    return {"failure": f"{type(failure).__name__}: {failure}"}
+    return {"failure": summarize(failure or SetupError({}))}
 
 
 def _open(
@@ -189,10 +189,9 @@ def _open_everywhere(transport: Transport, settings: GatherSettings, context: Gr
             transport.open(context, slot_nbytes, timeout_s=deadline.remaining_s())
         except Exception as exc:
             failure = exc
-            ballot.fail(f"{type(exc).__name__}: {exc}")
+            ballot.fail(summarize(exc))
         ballot.vote(_failure_fact(failure) if failure else {}, always_fine, deadline)
     except BaseException as exc:
-        ballot.fail(f"{type(exc).__name__} during construction")
         transport.close()
         if isinstance(exc, SetupError) and failure is not exc:
             raise exc from failure

@@ -163,10 +163,10 @@ class ThreadsTransport(Transport):
         hub = self._hub
         deadline = monotonic() + timeout_s
         while min(hub.rounds) < round_number:
+            self.check_interrupt()  # first: it names the rank that began, the hub the first that got here
             if hub.aborted is not None:
                 rank, reason = hub.aborted
                 raise AbortedError(f"rank {rank} aborted: {reason}", rank)
-            self.check_interrupt()
             remaining_s = deadline - monotonic()
             if remaining_s <= 0:
                 late = [rank for rank, rounds in enumerate(hub.rounds) if rounds < round_number]
