@@ -6,7 +6,7 @@ from typing import Any
 
 import cloudpickle
 
-from gather_codecs.pickle5 import PickleCodec, out_of_band, tensor_reducers
+from gather_codecs.pickle5 import PickleCodec, out_of_band, reducers
 from gather_core.codec import Frames
 
 
@@ -19,14 +19,14 @@ class CloudpickleCodec(PickleCodec):
     name = "cloudpickle"
 
     def encode(self, obj: object) -> Frames:
-        frames: list[Any] = []
+        buffers: list[Any] = []
         head = io.BytesIO()
-        _TensorAwareCloudPickler(head, 5, out_of_band(frames)).dump(obj)
-        return [head.getvalue(), *frames]
+        _TensorAwareCloudPickler(head, 5, out_of_band(buffers)).dump(obj)
+        return [head.getvalue(), *buffers]
 
 
 class _TensorAwareCloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, *args: Any) -> None:
         # The C pickler reads its table while it is initialised.
-        self.dispatch_table = ChainMap(tensor_reducers(), cloudpickle.Pickler.dispatch_table)
+        self.dispatch_table = ChainMap(reducers(), cloudpickle.Pickler.dispatch_table)
         super().__init__(*args)

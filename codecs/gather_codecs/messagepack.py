@@ -1,16 +1,16 @@
 """MessagePack for plain data, arrays and tensors: every type comes back exactly, or encoding refuses it.
 
-Types that MessagePack lacks travel as extension types, whose codes are part of the wire and never change:
-containers hold nested MessagePack, arrays and tensors hold metadata and the number of the frame with their elements.
+Types that MessagePack lacks travel as extension types, whose codes are part of the wire and never change. Containers
+hold nested MessagePack; arrays and tensors hold metadata and their elements, or the number of the frame with those.
 Decoding builds the types below and nothing else.
 """
 
 import datetime as dt
-import math
+import pickle
 import re
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -18,18 +18,36 @@ from zoneinfo import ZoneInfo
 import msgpack
 import numpy as np
 
-from gather_codecs.tensors import build_tensor, dtype_name, dtype_of, is_plain, place, tensor_bytes
+from gather_codecs.tensors import (
+    array_bytes,
+    arrives_with_grad,
+    build_array,
+    build_tensor,
+    dtype_name,
+    dtype_of,
+    is_dense,
+    place,
+    tensor_bytes,
+)
 from gather_core.codec import Codec, DecodeOptions, Frames, Trust, own
 from gather_core.errors import DecodeError, EncodeError
 
 _MAX_DEPTH = 100
+_INLINE_BELOW_NBYTES = 1024
+"""Elements of smaller arrays are cheaper inside the message than as a frame of their own."""
+_SCAN_FROM_NBYTES = 512
+"""Shorter messages cannot claim enough to be worth a scan."""
+_PACKER_NBYTES = 4096
+
 _TUPLE, _SET, _FROZENSET, _BIGINT, _COMPLEX, _BYTEARRAY = 1, 2, 3, 5, 6, 7
 _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID = 10, 11, 12, 13, 14, 15
 _NDARRAY, _NUMPY_SCALAR, _TENSOR = 20, 21, 22
 
-_AS_IT_IS = frozenset({type(None), bool, float, str, bytes})
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+"""Packed as they are."""
+_CONTAINERS = (list, tuple, set, frozenset)
 _ARRAY_DTYPE = re.compile(
-    r"[<>|=]?(b1|[iu][1248]|f[248]|c(8|16))|[<>]?[mM]8(\[\d*(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?"
+    r"[<>|](b1|[iu][1248]|f[248]|c(8|16)|[mM]8(\[([1-9]\d{0,8})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)"
 )
 
 
@@ -38,96 +56,199 @@ class MessagePackCodec(Codec):
 
     Takes None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, datetime, date,
     time, timedelta, Decimal, UUID, numeric numpy arrays and scalars, and dense torch tensors; no subclasses of them.
-    References that share an object arrive as separate ones; cycles are refused.
+    References that share an object arrive as separate ones; cycles are refused. Arrays and tensors arrive writable.
     """
 
     name = "msgpack"
     trust = Trust.DATA
 
     def encode(self, obj: object) -> Frames:
-        return _Encoder().encode(obj)
+        lowering = _Lowering()
+        try:
+            return [_pack(lowering.lower(obj, 0)), *lowering.frames]
+        except _Refusal as refusal:
+            path = _path_to(refusal.culprit, obj, "$", 0) or "$"
+            raise EncodeError(f"msgpack cannot encode {path}: {refusal.reason}") from refusal
+        except Exception as exc:
+            raise EncodeError(f"msgpack cannot encode this {type(obj).__name__}: {exc}") from exc
 
     def decode(self, frames: Sequence[memoryview], options: DecodeOptions = DecodeOptions()) -> object:  # noqa: B008
-        return _Decoder(frames, options).decode()
+        if not frames:
+            raise DecodeError("no frames")
+        try:
+            return _Rebuild(frames, options).decode()
+        except DecodeError:
+            raise
+        except Exception as exc:
+            raise DecodeError(f"not what the msgpack codec writes: {type(exc).__name__}: {exc}") from exc
 
 
-class _Encoder:
+class _Refusal(Exception):  # noqa: N818
+    """What cannot be kept exactly, and why; where it is in the whole object is looked for afterwards."""
+
+    def __init__(self, culprit: object, reason: str) -> None:
+        self.culprit = culprit
+        self.reason = reason
+        super().__init__(reason)
+
+
+class _Lowering:
     """Lowers one object to what MessagePack has, and collects the frames of its arrays."""
 
     def __init__(self) -> None:
-        self._frames: list[Any] = []
+        self.frames: list[Any] = []
 
-    def encode(self, obj: object) -> list[Any]:
-        return [_pack(self._lower(obj, "$", 0)), *self._frames]
-
-    def _lower(self, obj: Any, path: str, depth: int) -> Any:
+    def lower(self, obj: Any, depth: int) -> Any:
         kind = type(obj)
-        if kind in _AS_IT_IS:
+        if kind in _PLAIN:
             return obj
-        if kind is int:
-            return obj if -(1 << 63) <= obj < 1 << 64 else _ext(_BIGINT, _int_bytes(obj))
         if depth > _MAX_DEPTH:
-            raise EncodeError(f"msgpack cannot encode {path}: nested more than {_MAX_DEPTH} deep, or in a cycle")
-        if kind is list:
-            return [self._lower(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(obj)]
+            raise _Refusal(obj, f"nested more than {_MAX_DEPTH} deep, or in a cycle")
         if kind is dict:
-            return self._lower_dict(obj, path, depth)
-        if kind in _ITEMS:
-            items = [self._lower(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(obj)]
-            return _ext(_ITEMS[kind], _pack(items))
+            return self._lower_dict(obj, depth)
+        if kind is list:
+            return self._lower_items(obj, depth)
+        if kind in _CODE_OF_CONTAINER:
+            return msgpack.ExtType(_CODE_OF_CONTAINER[kind], _pack(self._lower_items(list(obj), depth)))
         if kind in _LEAVES:
-            code, lower = _LEAVES[kind]
-            return _ext(code, _pack(lower(obj, path)))
-        return self._lower_array(obj, path)
+            code, lower_leaf = _LEAVES[kind]
+            return msgpack.ExtType(code, lower_leaf(obj))
+        return self._lower_elements(obj, kind)
 
-    def _lower_dict(self, obj: dict[Any, Any], path: str, depth: int) -> Any:
-        lowered: list[tuple[Any, Any]] = []
-        for key, value in obj.items():
-            place_of = f"{path}.{key}" if type(key) is str else f"{path}[{key!r:.40}]"
-            lowered.append((self._lower(key, f"key of {place_of}", depth + 1), self._lower(value, place_of, depth + 1)))
-        return _Pairs(lowered)
+    def _lower_items(self, items: list[Any], depth: int) -> list[Any]:
+        if _PLAIN.issuperset(map(type, items)):
+            return items
+        return [self.lower(item, depth + 1) for item in items]
 
-    def _lower_array(self, obj: Any, path: str) -> Any:
-        if type(obj) is np.ndarray:
-            return _ext(
-                _NDARRAY, _pack([self._dtype(obj, path), list(obj.shape), self._frame(np.ascontiguousarray(obj))])
-            )
-        if isinstance(obj, np.generic) and type(obj) is obj.dtype.type:
-            return _ext(_NUMPY_SCALAR, _pack([self._dtype(obj, path), obj.tobytes()]))
+    def _lower_dict(self, obj: dict[Any, Any], depth: int) -> dict[Any, Any]:
+        has_plain_keys = _PLAIN.issuperset(map(type, obj))
+        if has_plain_keys and _PLAIN.issuperset(map(type, obj.values())):
+            return obj
+        if has_plain_keys:
+            return {key: self.lower(value, depth + 1) for key, value in obj.items()}
+        lowered = {self.lower(key, depth + 1): self.lower(value, depth + 1) for key, value in obj.items()}
+        if len(lowered) != len(obj):
+            raise _Refusal(obj, "two of its keys have the same bytes, such as tuples with nan")
+        return lowered
+
+    def _lower_elements(self, obj: Any, kind: type) -> msgpack.ExtType:
+        if kind is np.ndarray:
+            order = "F" if obj.flags.f_contiguous and not obj.flags.c_contiguous else "C"
+            meta: list[Any] = [_dtype_code(obj), list(obj.shape), order]
+            return msgpack.ExtType(_NDARRAY, _pack([*meta, self._elements(array_bytes(obj))]))
+        if isinstance(obj, np.generic) and np.dtype(_dtype_code(obj)).type is kind:
+            return msgpack.ExtType(_NUMPY_SCALAR, _pack([_dtype_code(obj), obj.tobytes()]))
         torch = sys.modules.get("torch")
-        if torch is not None and type(obj) is torch.Tensor and is_plain(obj):
-            meta = [dtype_name(obj.dtype), list(obj.shape), obj.requires_grad and obj.is_leaf, obj.device.type == "cpu"]
-            return _ext(_TENSOR, _pack([*meta, self._frame(tensor_bytes(obj))]))
-        kind = f"{type(obj).__module__}.{type(obj).__qualname__}"
-        raise EncodeError(f"msgpack cannot encode {path}: it keeps no {kind} exactly; convert it, or use pickle")
+        if torch is not None and kind is torch.Tensor and is_dense(obj) and not obj.__dict__:
+            meta = [dtype_name(obj.dtype), list(obj.shape), arrives_with_grad(obj)]
+            return msgpack.ExtType(_TENSOR, _pack([*meta, self._elements(tensor_bytes(obj))]))
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        raise _Refusal(obj, f"it keeps no {name} like this one exactly; convert it, or use pickle")
 
-    @staticmethod
-    def _dtype(obj: Any, path: str) -> str:
-        code: str = obj.dtype.str
-        if not _ARRAY_DTYPE.fullmatch(code) or np.dtype(code) != obj.dtype:
-            raise EncodeError(f"msgpack cannot encode {path}: numpy dtype {obj.dtype} is not a plain number or time")
-        return code
-
-    def _frame(self, array: Any) -> int:
-        self._frames.append(memoryview(array.reshape(-1).view(np.uint8)) if array.size else b"")
-        return len(self._frames)
+    def _elements(self, flat: "np.ndarray[Any, Any]") -> bytes | int:
+        if flat.nbytes < _INLINE_BELOW_NBYTES:
+            return flat.tobytes()
+        self.frames.append(flat.data)
+        return len(self.frames)
 
 
-class _Pairs(dict[Any, Any]):
-    """A dict to the packer, with keys that Python itself could not hash or would merge."""
-
-    def __init__(self, pairs: list[tuple[Any, Any]]) -> None:
-        super().__init__()
-        self._pairs = pairs
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def items(self) -> Any:
-        return self._pairs
+def _pack(lowered: Any) -> bytes:
+    # The packer's own 256 KiB of buffer would cost more than most messages.
+    packer = msgpack.Packer(
+        strict_types=True, unicode_errors="surrogatepass", default=_lower_int, buf_size=_PACKER_NBYTES
+    )
+    packed: bytes = packer.pack(lowered)
+    return packed
 
 
-class _Decoder:
+def _lower_int(value: object) -> msgpack.ExtType:
+    """What the packer itself refuses in a lowered object: ints beyond 64 bits."""
+    if type(value) is not int:
+        raise EncodeError(f"{type(value).__name__} was changed while it was being encoded")
+    return msgpack.ExtType(_BIGINT, value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True))
+
+
+def _path_to(culprit: object, obj: Any, path: str, depth: int) -> str | None:
+    """The first path from obj to culprit, in the order of encoding."""
+    if obj is culprit:
+        return path
+    if depth <= _MAX_DEPTH:
+        for step, child in _children(obj):
+            found = _path_to(culprit, child, path + step, depth + 1)
+            if found is not None:
+                return found
+    return None
+
+
+def _children(obj: Any) -> Iterator[tuple[str, Any]]:
+    if type(obj) is dict:
+        for key, value in obj.items():
+            is_name = type(key) is str and key.isidentifier()
+            text = f"{key!r:.40}" if type(key) in _PLAIN else f"<{type(key).__name__}>"
+            yield f".{key}" if is_name else f"[{text}]", value
+            yield f"[key of {text}]", key
+    elif type(obj) in _CONTAINERS:
+        for index, item in enumerate(obj):
+            yield f"[{index}]", item
+
+
+def _dtype_code(obj: Any) -> str:
+    code: str = obj.dtype.str
+    if not _ARRAY_DTYPE.fullmatch(code) or np.dtype(code) != obj.dtype or obj.dtype.metadata:
+        raise _Refusal(obj, f"numpy dtype {obj.dtype} is not a plain number or time")
+    return code
+
+
+def _lower_zone(obj: dt.datetime | dt.time) -> Any:
+    """None, days, seconds and microseconds east of UTC, or the name of a zone."""
+    zone = obj.tzinfo
+    if zone is None:
+        return None
+    if type(zone) is ZoneInfo and _is_by_name(zone):
+        return zone.key
+    if type(zone) is dt.timezone:
+        offset = zone.utcoffset(None)
+        if zone.tzname(None) == dt.timezone(offset).tzname(None):
+            return _timedelta_parts(offset)
+    raise _Refusal(obj, f"its time zone is neither a fixed offset without a name nor a ZoneInfo, but {type(zone)}")
+
+
+def _is_by_name(zone: ZoneInfo) -> bool:
+    """Whether the zone came from the time zone database, not from a file."""
+    try:
+        zone.__reduce__()
+    except pickle.PicklingError:
+        return False
+    return True
+
+
+def _timedelta_parts(delta: dt.timedelta) -> list[int]:
+    return [delta.days, delta.seconds, delta.microseconds]
+
+
+def _lower_datetime(obj: dt.datetime) -> bytes:
+    clock = [obj.hour, obj.minute, obj.second, obj.microsecond]
+    return _pack([obj.year, obj.month, obj.day, *clock, _lower_zone(obj), obj.fold])
+
+
+def _lower_time(obj: dt.time) -> bytes:
+    return _pack([obj.hour, obj.minute, obj.second, obj.microsecond, _lower_zone(obj), obj.fold])
+
+
+_CODE_OF_CONTAINER: dict[type, int] = {tuple: _TUPLE, set: _SET, frozenset: _FROZENSET}
+_LEAVES: dict[type, tuple[int, Callable[[Any], bytes]]] = {
+    complex: (_COMPLEX, lambda obj: _pack([obj.real, obj.imag])),
+    bytearray: (_BYTEARRAY, bytes),
+    dt.datetime: (_DATETIME, _lower_datetime),
+    dt.date: (_DATE, lambda obj: _pack([obj.year, obj.month, obj.day])),
+    dt.time: (_TIME, _lower_time),
+    dt.timedelta: (_TIMEDELTA, lambda obj: _pack(_timedelta_parts(obj))),
+    Decimal: (_DECIMAL, lambda obj: str(obj).encode()),
+    uuid.UUID: (_UUID, lambda obj: _pack([obj.bytes, obj.is_safe.value])),
+}
+
+
+class _Rebuild:
     """Rebuilds one object from its frames."""
 
     def __init__(self, frames: Sequence[memoryview], options: DecodeOptions) -> None:
@@ -137,14 +258,7 @@ class _Decoder:
         self._depth = 0
 
     def decode(self) -> object:
-        if not self._frames:
-            raise DecodeError("no frames")
-        try:
-            obj = self._unpack(self._frames[0])
-        except DecodeError:
-            raise
-        except Exception as exc:
-            raise DecodeError(f"not what the msgpack codec writes: {type(exc).__name__}: {exc}") from exc
+        obj = self._unpack(self._frames[0])
         if self._unused:
             raise DecodeError(f"{len(self._unused)} frames that nothing refers to")
         return obj
@@ -154,71 +268,55 @@ class _Decoder:
         self._depth += 1
         if self._depth > _MAX_DEPTH + 2:
             raise DecodeError(f"nested more than {_MAX_DEPTH} deep")
-        scanner = msgpack.Unpacker(max_buffer_size=len(data) + 1, strict_map_key=False)
-        scanner.feed(data)
-        scanner.skip()
-        if scanner.tell() != len(data):
-            raise DecodeError(f"{len(data) - scanner.tell()} bytes behind the message")
+        if len(data) >= _SCAN_FROM_NBYTES:
+            _scan(data)
+        # timestamp=1: MessagePack's own Timestamp, which encode never writes, can become a float at most.
         obj = msgpack.unpackb(
-            data, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=self._ext, timestamp=0
+            data, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=self._rebuild, timestamp=1
         )
         self._depth -= 1
         return obj
 
-    def _ext(self, code: int, data: bytes) -> Any:
-        if code in _FROM_ITEMS:
-            items = self._unpack(data)
-            if type(items) is not list:
-                raise DecodeError(f"extension {code} without a list")
-            return _FROM_ITEMS[code](items)
-        if code == _BIGINT:
-            return int.from_bytes(data, "little", signed=True)
-        if code in _FROM_LEAF:
-            return _FROM_LEAF[code](self._unpack(data))
-        if code in _FROM_ARRAY:
-            return _FROM_ARRAY[code](self, *self._unpack(data))
+    def _rebuild(self, code: int, data: bytes) -> Any:
+        if code in _FROM_DATA:
+            return _FROM_DATA[code](data)
+        if code in _FROM_PARTS:
+            return _FROM_PARTS[code](self._parts(data))
+        if code == _NDARRAY:
+            return self._array(*self._parts(data))
+        if code == _TENSOR:
+            return self._tensor(*self._parts(data))
         raise DecodeError(f"unknown extension type {code}")
 
-    def _frame(self, index: object) -> memoryview:
-        if type(index) is not int or index not in self._unused:
-            raise DecodeError(f"frame {index!r} does not exist, or is used already")
-        self._unused.remove(index)
-        return own(self._frames[index])
+    def _parts(self, data: bytes) -> list[Any]:
+        parts = self._unpack(data)
+        if type(parts) is not list:
+            raise DecodeError("an extension without a list of its parts")
+        return parts
 
-    def _ndarray(self, code: object, shape: Any, index: object) -> "np.ndarray[Any, Any]":
-        dtype = _checked_dtype(code)
-        memory = self._frame(index)
-        sizes_ok = type(shape) is list and len(shape) <= 64 and all(type(size) is int and size >= 0 for size in shape)
-        if not sizes_ok or math.prod(shape) * dtype.itemsize != len(memory):
-            raise DecodeError(f"{len(memory)} bytes are no {dtype} array of shape {shape!r:.80}")
-        return np.frombuffer(memory, dtype).reshape(shape) if len(memory) else np.empty(shape, dtype)
+    def _memory(self, elements: object) -> Any:
+        """Memory for the object to keep, from elements inside the message or from the frame that they number."""
+        if type(elements) is bytes:
+            return bytearray(elements)
+        if type(elements) is not int or elements not in self._unused:
+            raise DecodeError(f"frame {elements!r:.40} does not exist, or is used already")
+        self._unused.remove(elements)
+        return own(self._frames[elements])
 
-    @staticmethod
-    def _numpy_scalar(code: object, data: bytes) -> Any:
-        dtype = _checked_dtype(code)
-        if len(data) != dtype.itemsize:
-            raise DecodeError(f"{len(data)} bytes are no {dtype}")
-        return np.frombuffer(data, dtype)[0]
+    def _array(self, code: object, shape: object, order: Any, elements: object) -> Any:
+        return build_array(self._memory(elements), _checked_dtype(code), shape, order)
 
-    def _rebuild_tensor(
-        self, dtype: object, shape: Any, requires_grad: object, was_on_cpu: object, index: object
-    ) -> Any:
-        tensor = build_tensor(self._frame(index), dtype_of(dtype), tuple(shape))
-        tensor = place(tensor, bool(was_on_cpu), self._options.tensor_device)
+    def _tensor(self, dtype: object, shape: object, requires_grad: object, elements: object) -> Any:
+        tensor = build_tensor(self._memory(elements), dtype_of(dtype), shape)
+        tensor = place(tensor, self._options.tensor_device)
         return tensor.requires_grad_() if requires_grad else tensor
 
 
-def _pack(lowered: Any) -> bytes:
-    packed: bytes = msgpack.packb(lowered, unicode_errors="surrogatepass")
-    return packed
-
-
-def _ext(code: int, data: bytes) -> msgpack.ExtType:
-    return msgpack.ExtType(code, data)
-
-
-def _int_bytes(value: int) -> bytes:
-    return value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+def _scan(data: Any) -> None:
+    """Goes through one message without building anything; raises where its lengths are not true."""
+    scanner = msgpack.Unpacker(max_buffer_size=len(data) + 1)
+    scanner.feed(data)
+    scanner.skip()
 
 
 def _checked_dtype(code: object) -> "np.dtype[Any]":
@@ -227,58 +325,61 @@ def _checked_dtype(code: object) -> "np.dtype[Any]":
     return np.dtype(code)
 
 
-def _zone(tzinfo: dt.tzinfo | None, path: str) -> Any:
-    """None, seconds east of UTC (fixed offset), or the name of a zone."""
-    if tzinfo is None:
-        return None
-    if type(tzinfo) is ZoneInfo and tzinfo.key is not None:
-        return tzinfo.key
-    if type(tzinfo) is dt.timezone and tzinfo == dt.timezone(tzinfo.utcoffset(None)):
-        offset = tzinfo.utcoffset(None)
-        if tzinfo.tzname(None) == dt.timezone(offset).tzname(None):
-            return [offset.days, offset.seconds, offset.microseconds]
-    raise EncodeError(f"msgpack cannot encode {path}: time zone {tzinfo!r} is neither a fixed offset nor a ZoneInfo")
+def _numpy_scalar(parts: list[Any]) -> Any:
+    code, data = parts
+    dtype = _checked_dtype(code)
+    if type(data) is not bytes or len(data) != dtype.itemsize:
+        raise DecodeError(f"not the bytes of one {dtype}")
+    return np.frombuffer(data, dtype)[0]
 
 
-def _from_zone(zone: Any) -> dt.tzinfo | None:
+def _rebuild_zone(zone: Any) -> dt.tzinfo | None:
     if zone is None:
         return None
     return ZoneInfo(zone) if type(zone) is str else dt.timezone(dt.timedelta(*zone))
 
 
-def _lower_datetime(obj: dt.datetime, path: str) -> list[Any]:
-    day = [obj.year, obj.month, obj.day]
-    return [*day, obj.hour, obj.minute, obj.second, obj.microsecond, _zone(obj.tzinfo, path), obj.fold]
+def _rebuild_datetime(parts: list[Any]) -> dt.datetime:
+    year, month, day, hour, minute, second, microsecond, zone, fold = parts
+    return dt.datetime(year, month, day, hour, minute, second, microsecond, _rebuild_zone(zone), fold=fold)
 
 
-def _lower_time(obj: dt.time, path: str) -> list[Any]:
-    return [obj.hour, obj.minute, obj.second, obj.microsecond, _zone(obj.tzinfo, path), obj.fold]
+def _rebuild_time(parts: list[Any]) -> dt.time:
+    hour, minute, second, microsecond, zone, fold = parts
+    return dt.time(hour, minute, second, microsecond, _rebuild_zone(zone), fold=fold)
 
 
-_ITEMS: dict[type, int] = {tuple: _TUPLE, set: _SET, frozenset: _FROZENSET}
-_LEAVES: dict[type, tuple[int, Callable[[Any, str], Any]]] = {
-    complex: (_COMPLEX, lambda obj, path: [obj.real, obj.imag]),
-    bytearray: (_BYTEARRAY, lambda obj, path: bytes(obj)),
-    dt.datetime: (_DATETIME, _lower_datetime),
-    dt.date: (_DATE, lambda obj, path: [obj.year, obj.month, obj.day]),
-    dt.time: (_TIME, _lower_time),
-    dt.timedelta: (_TIMEDELTA, lambda obj, path: [obj.days, obj.seconds, obj.microseconds]),
-    Decimal: (_DECIMAL, lambda obj, path: str(obj)),
-    uuid.UUID: (_UUID, lambda obj, path: obj.bytes),
-}
-_FROM_ITEMS: dict[int, Callable[[list[Any]], Any]] = {_TUPLE: tuple, _SET: set, _FROZENSET: frozenset}
-_FROM_LEAF: dict[int, Callable[[Any], Any]] = {
-    _COMPLEX: lambda parts: complex(*parts),
+def _rebuild_complex(parts: list[Any]) -> complex:
+    real, imag = parts
+    if type(real) is not float or type(imag) is not float:
+        raise DecodeError("a complex number takes two floats")
+    return complex(real, imag)
+
+
+def _rebuild_date(parts: list[Any]) -> dt.date:
+    year, month, day = parts
+    return dt.date(year, month, day)
+
+
+def _rebuild_uuid(parts: list[Any]) -> uuid.UUID:
+    data, is_safe = parts
+    return uuid.UUID(bytes=data, is_safe=uuid.SafeUUID(is_safe))
+
+
+_FROM_DATA: dict[int, Callable[[bytes], Any]] = {
+    _BIGINT: lambda data: int.from_bytes(data, "little", signed=True),
     _BYTEARRAY: bytearray,
-    _DATETIME: lambda parts: dt.datetime(*parts[:7]).replace(tzinfo=_from_zone(parts[7]), fold=parts[8]),
-    _DATE: lambda parts: dt.date(*parts),
-    _TIME: lambda parts: dt.time(*parts[:4]).replace(tzinfo=_from_zone(parts[4]), fold=parts[5]),
-    _TIMEDELTA: lambda parts: dt.timedelta(*parts),
-    _DECIMAL: Decimal,
-    _UUID: lambda data: uuid.UUID(bytes=data),
+    _DECIMAL: lambda data: Decimal(data.decode("ascii")),
 }
-_FROM_ARRAY: dict[int, Callable[..., Any]] = {
-    _NDARRAY: _Decoder._ndarray,
-    _NUMPY_SCALAR: lambda decoder, *parts: decoder._numpy_scalar(*parts),
-    _TENSOR: _Decoder._rebuild_tensor,
+_FROM_PARTS: dict[int, Callable[[list[Any]], Any]] = {
+    _TUPLE: tuple,
+    _SET: set,
+    _FROZENSET: frozenset,
+    _COMPLEX: _rebuild_complex,
+    _DATETIME: _rebuild_datetime,
+    _DATE: _rebuild_date,
+    _TIME: _rebuild_time,
+    _TIMEDELTA: lambda parts: dt.timedelta(*parts),
+    _UUID: _rebuild_uuid,
+    _NUMPY_SCALAR: _numpy_scalar,
 }

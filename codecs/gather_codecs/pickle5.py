@@ -3,23 +3,26 @@
 import copyreg
 import io
 import pickle
+import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gather_codecs.tensors import build_tensor, is_plain, place, tensor_bytes
+from gather_codecs.tensors import arrives_with_grad, build_tensor, is_dense, place, tensor_bytes
 from gather_core.codec import Codec, DecodeOptions, Frames, TensorDevice, Trust, own
 from gather_core.errors import DecodeError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 OUT_OF_BAND_FROM_NBYTES = 4096
 """Smaller buffers are cheaper inside the pickle than as a frame of their own."""
-_KEEP_UP_TO_NBYTES = 1 << 20
-
-_decoding = threading.local()
+_KEEP_UP_TO_NBYTES = 1 << 14
+"""A pickler that wrote a larger head is dropped: clearing its grown memo would cost every later call."""
+_FRAMED = struct.Struct("<2scQ")
+_PROTOCOL_5, _FRAME = b"\x80\x05", b"\x95"
 
 
 class PickleCodec(Codec):
@@ -29,11 +32,12 @@ class PickleCodec(Codec):
     trust = Trust.CODE
 
     def __init__(self) -> None:
-        self._idle = threading.local()
+        self._idle = _Idle()
 
     def encode(self, obj: object) -> Frames:
         # Taken away while in use, so that an encode inside an encode gets another one; lost if this one fails.
-        encoder: _Encoder | None = self._idle.__dict__.pop("encoder", None)
+        encoder = self._idle.encoder
+        self._idle.encoder = None
         if encoder is None or not encoder.is_current():
             encoder = _Encoder()
         frames = encoder.encode(obj)
@@ -42,48 +46,94 @@ class PickleCodec(Codec):
         return frames
 
     def decode(self, frames: Sequence[memoryview], options: DecodeOptions = DecodeOptions()) -> object:  # noqa: B008
-        if len(frames) == 1 and options.tensor_device == "cpu":
-            return pickle.loads(frames[0], buffers=())
-        buffers = iter([own(frame) for frame in frames[1:]])
-        outer = getattr(_decoding, "device", "cpu")
+        if not frames:
+            raise DecodeError("no frames")
+        if options.tensor_device == _decoding.device:
+            return _load(frames)
+        outer = _decoding.device
         _decoding.device = options.tensor_device
         try:
-            obj: object = pickle.loads(frames[0], buffers=buffers)
+            return _load(frames)
         finally:
             _decoding.device = outer
-        _check_used_up(buffers)
-        return obj
+
+
+def _load(frames: Sequence[memoryview]) -> object:
+    if len(frames) == 1:
+        return _load_head(frames[0], ())
+    buffers = iter([own(frame) for frame in frames[1:]])
+    obj = _load_head(frames[0], buffers)
+    _check_used_up(buffers)
+    return obj
+
+
+def _load_head(head: memoryview, buffers: Iterable[memoryview]) -> object:
+    """Unpickles the head, which must be one pickle and nothing behind it."""
+    try:
+        # What pickle wrote as one frame says how long it is; only other heads need the slower unpickler that tells.
+        if len(head) > _FRAMED.size:
+            protocol, opcode, nbytes = _FRAMED.unpack_from(head)
+            if protocol == _PROTOCOL_5 and opcode == _FRAME and nbytes == len(head) - _FRAMED.size:
+                return pickle.loads(head, buffers=buffers)
+        stream = io.BytesIO(head)
+        obj: object = pickle.Unpickler(stream, buffers=buffers).load()
+    except pickle.UnpicklingError as exc:
+        raise DecodeError(f"damaged pickle, or frames missing: {exc}") from exc
+    if stream.tell() != len(head):
+        raise DecodeError(f"{len(head) - stream.tell()} bytes behind the pickle")
+    return obj
 
 
 def _check_used_up(buffers: Iterator[memoryview]) -> None:
-    """pickle.loads itself ignores surplus buffers."""
+    """The unpickler itself ignores surplus buffers."""
     if surplus := sum(1 for _ in buffers):
         raise DecodeError(f"{surplus} more frames than the pickle refers to")
+
+
+class _Chunks(list[Any]):
+    """The file of a pickler: unlike BytesIO it copies nothing, and keeps no buffer."""
+
+    write = list.append
 
 
 class _Encoder:
     """A C pickler that is used again: a new one costs more than pickling a small object."""
 
     def __init__(self) -> None:
-        self._knows_torch = "torch" in sys.modules
-        self._num_reducers = len(copyreg.dispatch_table)
-        self._head = io.BytesIO()
-        self._frames: list[Any] = []
-        self._pickler = pickle.Pickler(self._head, 5, buffer_callback=out_of_band(self._frames))
-        self._pickler.dispatch_table = {**copyreg.dispatch_table, **tensor_reducers()}
+        self._head = _Chunks()
+        self._buffers: list[Any] = []
+        self._copyreg = dict(copyreg.dispatch_table)
+        self._reducers = reducers()
+        self._pickler = pickle.Pickler(self._head, 5, buffer_callback=out_of_band(self._buffers))
+        self._pickler.dispatch_table = {**self._copyreg, **self._reducers}
 
     def is_current(self) -> bool:
         """Whether its table of reducers is up to date."""
-        return self._knows_torch == ("torch" in sys.modules) and self._num_reducers == len(copyreg.dispatch_table)
+        knows_all = len(self._reducers) == _NUM_REDUCERS or len(self._reducers) == len(reducers())
+        return knows_all and self._copyreg == copyreg.dispatch_table
 
     def encode(self, obj: object) -> list[Any]:
         self._pickler.dump(obj)
-        frames = [self._head.getvalue(), *self._frames]
         self._pickler.clear_memo()
-        self._head.seek(0)
-        self._head.truncate()
-        self._frames.clear()
+        frames = [self._head[0] if len(self._head) == 1 else b"".join(self._head), *self._buffers]
+        self._head.clear()
+        self._buffers.clear()
         return frames
+
+
+class _Idle(threading.local):
+    """This thread's encoder, while it is not in use."""
+
+    encoder: _Encoder | None = None
+
+
+class _Decoding(threading.local):
+    """Where the tensors of the object that this thread decodes go: pickle has no other way to tell its reducers."""
+
+    device: TensorDevice = "cpu"
+
+
+_decoding = _Decoding()
 
 
 def out_of_band(frames: list[Any]) -> Callable[[pickle.PickleBuffer], bool]:
@@ -99,40 +149,87 @@ def out_of_band(frames: list[Any]) -> Callable[[pickle.PickleBuffer], bool]:
     return keep_in_band
 
 
-def tensor_reducers() -> dict[type, Callable[[Any], Any]]:
-    """Reducers for exactly Tensor and Parameter; none while nobody has imported torch."""
-    torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "nn"):
-        return {}
-    return {torch.Tensor: _reduce_tensor, torch.nn.Parameter: _reduce_parameter}
+def reducers() -> dict[type, Callable[[Any], Any]]:
+    """Reducers for exactly ndarray, Tensor and Parameter, as far as somebody has imported numpy and torch."""
+    numpy_module: Any = sys.modules.get("numpy")
+    torch_module: Any = sys.modules.get("torch")
+    found: dict[type, Callable[[Any], Any]] = {}
+    if hasattr(numpy_module, "ndarray"):
+        found[numpy_module.ndarray] = _reduce_array
+    # Another thread may be half way through importing torch.
+    if hasattr(torch_module, "Tensor") and hasattr(getattr(torch_module, "nn", None), "Parameter"):
+        found[torch_module.Tensor] = _reduce_tensor
+        found[torch_module.nn.Parameter] = _reduce_parameter
+    return found
+
+
+_NUM_REDUCERS = 3
+
+
+def _reduce_array(array: "np.ndarray[Any, Any]") -> Any:
+    """As numpy does, but out-of-band also where numpy would copy: scattered elements and times."""
+    is_time = array.dtype.kind in "mM"
+    if array.dtype.hasobject or (array.flags.forc and not is_time):
+        return array.__reduce_ex__(5)
+    if not array.flags.forc and not array.flags.writeable and 0 in array.strides:
+        once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)
+        return rebuild_broadcast, (array[once].copy(), array.shape)
+    dense = array if array.flags.forc else array.copy()
+    if is_time:
+        return rebuild_times, (dense.view("i8"), array.dtype)
+    return dense.__reduce_ex__(5)
 
 
 def _reduce_tensor(tensor: "torch.Tensor") -> Any:
-    if not is_plain(tensor):
-        return tensor.cpu().__reduce_ex__(5)  # type: ignore[no-untyped-call]
+    if not is_dense(tensor):
+        movable = tensor if tensor.device.type in ("cpu", "meta") else tensor.cpu()
+        return movable.__reduce_ex__(5)  # type: ignore[no-untyped-call]
     buffer = pickle.PickleBuffer(tensor_bytes(tensor).data)
-    requires_grad = tensor.requires_grad and tensor.is_leaf
-    return rebuild_tensor, (buffer, tensor.dtype, tuple(tensor.shape), requires_grad, tensor.device.type == "cpu")
+    arguments = (buffer, tensor.dtype, tuple(tensor.shape), arrives_with_grad(tensor))
+    return _with_attributes(tensor, rebuild_tensor, arguments)
 
 
 def _reduce_parameter(parameter: "torch.nn.Parameter") -> Any:
-    if not is_plain(parameter):
+    if not is_dense(parameter):
         return parameter.__reduce_ex__(5)  # type: ignore[no-untyped-call]
-    return rebuild_parameter, (parameter.detach(), parameter.requires_grad)
+    return _with_attributes(parameter, rebuild_parameter, (parameter.detach(), parameter.requires_grad))
 
 
-def rebuild_tensor(
-    buffer: Any, dtype: "torch.dtype", shape: tuple[int, ...], requires_grad: bool, was_on_cpu: bool
-) -> "torch.Tensor":
-    """Named in pickles: do not move or rename."""
-    memory = buffer if not memoryview(buffer).readonly else bytearray(buffer)
-    device: TensorDevice = getattr(_decoding, "device", "cpu")
-    tensor = place(build_tensor(memory, dtype, shape), was_on_cpu, device)
+def _with_attributes(tensor: "torch.Tensor", rebuild: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    if not tensor.__dict__:
+        return rebuild, arguments
+    return rebuild, arguments, dict(tensor.__dict__), None, None, set_attributes
+
+
+# What follows is named in pickles: do not move or rename.
+
+
+def rebuild_broadcast(array: "np.ndarray[Any, Any]", shape: tuple[int, ...]) -> "np.ndarray[Any, Any]":
+    """Undoes the sending of repeated elements once."""
+    import numpy as np
+
+    return np.broadcast_to(array, shape)
+
+
+def rebuild_times(counts: "np.ndarray[Any, Any]", dtype: "np.dtype[Any]") -> "np.ndarray[Any, Any]":
+    """Undoes the sending of datetime64 and timedelta64, which export no buffer, as int64."""
+    return counts.view(dtype)
+
+
+def rebuild_tensor(buffer: Any, dtype: "torch.dtype", shape: tuple[int, ...], requires_grad: bool) -> "torch.Tensor":
+    """A tensor over the buffer, or over a copy where the buffer is read-only, placed where this rank wants it."""
+    memory = bytearray(buffer) if memoryview(buffer).readonly else buffer
+    tensor = place(build_tensor(memory, dtype, shape), _decoding.device)
     return tensor.requires_grad_() if requires_grad else tensor
 
 
 def rebuild_parameter(data: "torch.Tensor", requires_grad: bool) -> "torch.nn.Parameter":
-    """Named in pickles: do not move or rename."""
+    """A Parameter over the tensor."""
     import torch
 
     return torch.nn.Parameter(data, requires_grad)
+
+
+def set_attributes(tensor: "torch.Tensor", attributes: dict[str, Any]) -> None:
+    """Restores what the user hung on a tensor."""
+    tensor.__dict__.update(attributes)

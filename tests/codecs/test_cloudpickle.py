@@ -1,0 +1,77 @@
+"""CloudpickleCodec: what pickle cannot name travels by value, tensors as with pickle."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gather_codecs.cloudpickle5 import CloudpickleCodec
+from gather_core.errors import DecodeError
+
+_ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+@pytest.fixture
+def codec() -> CloudpickleCodec:
+    return CloudpickleCodec()
+
+
+def test_lambdas_closures_and_local_classes_come_back(codec: CloudpickleCodec, roundtrip: Any) -> None:
+    offset = 3
+
+    class Local:
+        value = offset
+
+    back = roundtrip(codec, [lambda x: x + offset, Local()])
+    assert back[0](4) == 7
+    assert back[1].value == 3
+
+
+def test_code_of_main_runs_in_a_process_that_has_never_seen_it(codec: CloudpickleCodec, tmp_path: Path) -> None:
+    sender = (
+        "import pathlib, sys\n"
+        "from gather_codecs.cloudpickle5 import CloudpickleCodec\n"
+        "class Point:\n    def double(self):\n        return 2 * self.x\n"
+        "point = Point(); point.x = 21\n"
+        "pathlib.Path(sys.argv[1]).write_bytes(CloudpickleCodec().encode(point)[0])\n"
+    )
+    receiver = (
+        "import pathlib, sys\n"
+        "from gather_codecs.cloudpickle5 import CloudpickleCodec\n"
+        "print(CloudpickleCodec().decode([memoryview(pathlib.Path(sys.argv[1]).read_bytes())]).double())\n"
+    )
+    for script in (sender, receiver):
+        command = [sys.executable, "-c", script, str(tmp_path / "frame")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=_ENVIRONMENT)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == "42\n"
+
+
+def test_tensors_and_arrays_inside_a_closure_travel_out_of_band_and_as_elements(
+    codec: CloudpickleCodec, roundtrip: Any
+) -> None:
+    view, array = torch.arange(1_000_000.0)[:5000], np.arange(5000)
+
+    def total() -> float:
+        return float(view.sum()) + float(array.sum())
+
+    assert sum(len(frame) for frame in codec.encode(total)) < 70_000
+    assert len(codec.encode(total)) == 3
+    assert roundtrip(codec, total)() == total()
+
+
+def test_parameters_bf16_and_sharing_survive(codec: CloudpickleCodec, roundtrip: Any, assert_same: Any) -> None:
+    parameter = torch.nn.Parameter(torch.randn(5000).bfloat16())
+    back = roundtrip(codec, [parameter, parameter])
+    assert_same(back[0], parameter)
+    assert back[0] is back[1]
+
+
+def test_surplus_frames_are_refused(codec: CloudpickleCodec, land: Any) -> None:
+    with pytest.raises(DecodeError):
+        codec.decode(land([*codec.encode(lambda: 1), b"surplus"]))

@@ -1,0 +1,155 @@
+"""ZstdCodec: compresses where it pays, believes no size, and decodes what the codec inside decodes."""
+
+import struct
+import threading
+import tracemalloc
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gather_codecs.messagepack import MessagePackCodec
+from gather_codecs.pickle5 import PickleCodec
+from gather_codecs.zstandard_frames import ZstdCodec
+from gather_core.codec import DecodeOptions, Limits, Trust
+from gather_core.errors import DecodeError, LimitError
+
+Land = Callable[[Sequence[Any]], list[memoryview]]
+COMPRESSIBLE = {"a": np.arange(20_000), "b": "x" * 50_000, "c": np.zeros(3)}
+
+
+@pytest.fixture
+def codec() -> ZstdCodec:
+    return ZstdCodec(PickleCodec())
+
+
+def _nbytes(frames: Sequence[Any]) -> int:
+    return sum(memoryview(frame).nbytes for frame in frames)
+
+
+@pytest.mark.parametrize("level", [1, 3, 19])
+@pytest.mark.parametrize("inner", [PickleCodec(), MessagePackCodec()], ids=lambda inner: str(inner.spec))
+def test_objects_come_back_from_fewer_bytes(roundtrip: Any, assert_same: Any, inner: Any, level: int) -> None:
+    codec = ZstdCodec(inner, level=level)
+    assert _nbytes(codec.encode(COMPRESSIBLE)) < _nbytes(inner.encode(COMPRESSIBLE)) / 2
+    assert_same(roundtrip(codec, COMPRESSIBLE), COMPRESSIBLE)
+
+
+@pytest.mark.parametrize("obj", [None, {}, np.zeros(0), np.arange(5)])
+def test_small_objects_are_stored(codec: ZstdCodec, roundtrip: Any, assert_same: Any, obj: object) -> None:
+    inner = PickleCodec().encode(obj)
+    assert [bytes(frame) for frame in codec.encode(obj)[1:]] == [bytes(frame) for frame in inner]
+    assert_same(roundtrip(codec, obj), obj)
+
+
+def test_random_frames_are_stored_without_a_copy(codec: ZstdCodec) -> None:
+    array = np.frombuffer(np.random.default_rng(0).bytes(200_000), np.uint8).copy()
+    frame = memoryview(codec.encode(array)[2])
+    array[0] ^= 1
+    assert frame[0] == array[0]
+
+
+def test_equal_objects_are_compressed_alike(codec: ZstdCodec) -> None:
+    first, second = codec.encode(COMPRESSIBLE), codec.encode(COMPRESSIBLE)
+    assert [bytes(frame) for frame in first] == [bytes(frame) for frame in second]
+
+
+@pytest.mark.parametrize("nbytes", [10_000, 1_000_000, 100_000_000])
+def test_zeros_stay_below_the_default_limit_of_expansion(codec: ZstdCodec, roundtrip: Any, nbytes: int) -> None:
+    zeros = np.zeros(nbytes, np.uint8)
+    assert _nbytes(codec.encode(zeros)) < 1000 + nbytes // 5000
+    assert not roundtrip(codec, zeros).any()
+
+
+def test_the_spec_names_what_differs_from_the_default() -> None:
+    inner = MessagePackCodec()
+    assert ZstdCodec(inner).spec == "msgpack+zstd"
+    assert ZstdCodec(inner, min_nbytes=5, level=3).spec == "msgpack+zstd:level=3,min_nbytes=5"
+    assert ZstdCodec(inner, level=3).fingerprint() == "msgpack+zstd:level=3"
+    assert ZstdCodec(inner).trust is Trust.DATA
+    assert ZstdCodec(PickleCodec()).trust is Trust.CODE
+
+
+@pytest.mark.parametrize("options", [{"level": 0}, {"level": 99}, {"level": 1.5}, {"level": True}, {"min_nbytes": 0}])
+def test_bad_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be an int"):
+        ZstdCodec(PickleCodec(), **options)
+
+
+def _message(size: int, packed: bytes) -> list[bytes]:
+    return [struct.pack("<Q", size), packed]
+
+
+RAW = b"abc" * 10_000
+PACKED = zstandard.ZstdCompressor().compress(RAW)
+HUGE = bytes.fromhex("28b52ffde06c06060663636363")
+SIZELESS = zstandard.ZstdCompressor(write_content_size=False).compress(RAW)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        *([], [b""], [b"\0"], [struct.pack("<Q", 0)], [struct.pack("<QQ", 1, 1), PACKED]),
+        *(_message(len(RAW) - 1, PACKED), _message(len(RAW) + 1, PACKED), _message(0, PACKED)),
+        *(_message(len(RAW), PACKED + PACKED), _message(len(RAW), PACKED + b"garbage"), _message(len(RAW), SIZELESS)),
+        *(_message(len(RAW), b""), _message(0, b""), _message(len(RAW), RAW), _message(100_000, HUGE)),
+        *(_message(len(RAW), PACKED[:length]) for length in range(len(PACKED))),
+    ],
+)
+def test_damaged_frames_are_refused(land: Land, codec: ZstdCodec, frames: list[bytes]) -> None:
+    with pytest.raises((DecodeError, LimitError)):
+        codec.decode(land(frames))
+
+
+@pytest.mark.parametrize("size", [struct.unpack("<Q", HUGE[5:13])[0], 1 << 40, (1 << 64) - 2])
+def test_a_bomb_is_refused_before_memory_is_taken_for_it(land: Land, codec: ZstdCodec, size: int) -> None:
+    frames = land(_message(size, HUGE))
+    tracemalloc.start()
+    try:
+        with pytest.raises(LimitError):
+            codec.decode(frames)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(frame_nbytes=29_999), Limits(payload_nbytes=29_999), Limits(expansion_ratio=5)]
+)
+def test_limits_hold_after_decompression(land: Land, codec: ZstdCodec, limits: Limits) -> None:
+    with pytest.raises(LimitError):
+        codec.decode(land(_message(len(RAW), PACKED)), DecodeOptions(limits=limits))
+
+
+VALID = [bytes(frame) for frame in ZstdCodec(MessagePackCodec(), min_nbytes=10).encode({"a": "x" * 300, "b": [1] * 99})]
+
+
+@given(st.data())
+def test_any_mutation_is_a_value_or_an_error_of_ours(data: st.DataObject) -> None:
+    frames = [bytearray(frame) for frame in VALID]
+    frame = frames[data.draw(st.integers(0, len(frames) - 1))]
+    frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(DecodeError, LimitError):
+        ZstdCodec(MessagePackCodec()).decode([memoryview(bytes(frame)) for frame in frames])
+
+
+def test_many_threads_share_one_codec(codec: ZstdCodec, roundtrip: Any) -> None:
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for size in range(50):
+            array = np.full(size * 1000 + 1, number)
+            if not np.array_equal(roundtrip(codec, array), array):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
