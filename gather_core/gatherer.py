@@ -473,6 +473,8 @@ class Gatherer:
         error = exc
         if isinstance(exc, TransportTimeoutError | PeerLostError | DesyncError):
             error = self._explain(exc)
+        elif isinstance(exc, AbortedError):
+            error = self._notes.origin(exc)
         self._broken = error
         if not isinstance(error, AbortedError):
             self._notes.abort(summarize(error))

@@ -55,6 +55,17 @@ class Notes:
             rank, text = self._aborted
             raise AbortedError(f"rank {rank} aborted: {text}", rank)
 
+    def origin(self, exc: AbortedError) -> AbortedError:
+        """Returns the abort that began it all: what a transport reports may have been passed on by another rank."""
+        try:
+            self._on_ring()
+            self.check()
+        except AbortedError as first:
+            return exc if first.rank == exc.rank else first
+        except RuntimeError as gone:
+            _log.debug("the store is gone, nobody can say who aborted first: %s", gone)
+        return exc
+
     def abort(self, text: str) -> None:
         """Tells the others, once, that this rank has given up; returns after 2 s at the latest, delivered or not."""
         sender = threading.Thread(target=self._send_abort, args=(text,), name="gather-core-abort", daemon=True)

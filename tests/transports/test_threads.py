@@ -1,17 +1,20 @@
-"""Ranks that are threads: the transport by itself."""
+"""Ranks that are threads: the transport by itself, and how it ends when a rank stays away or gives up."""
 
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pytest
 
-from gather_core import AbortedError, GroupContext, TransportError, TransportTimeoutError
+from gather_core import AbortedError, Gatherer, GroupBrokenError, GroupContext, TransportError, TransportTimeoutError
+from gather_core.local_store import LocalBell
 from gather_core.memory import align, aligned_buffer
 from gather_core.transport import PeerState
 from gather_transports.threads import ThreadGroup, ThreadRank, ThreadsTransport
 
 SLOT = 1024
+T = TypeVar("T")
 
 
 def opened(member: ThreadRank) -> ThreadsTransport:
@@ -169,17 +172,14 @@ def test_a_round_that_is_complete_is_not_undone_by_an_abort() -> None:
 
 
 def test_an_interrupt_is_looked_for_while_it_waits() -> None:
-    class InterruptError(Exception):
-        pass
-
     def interrupt() -> None:
-        raise InterruptError
+        raise InterruptedError
 
     def body(transport: ThreadsTransport) -> object:
         if transport.rank == 0:
             return None
         transport.check_interrupt = interrupt
-        with pytest.raises(InterruptError):
+        with pytest.raises(InterruptedError):
             exchange(transport, b"x", timeout_s=20)
         return "interrupted"
 
@@ -222,3 +222,179 @@ def test_a_group_returns_what_each_rank_returned_or_raised() -> None:
     first, second, third = ThreadGroup(3).run(body)
     assert (first, third) == (0, 2)
     assert isinstance(second, KeyboardInterrupt)
+
+
+def gatherers(world_size: int, body: Callable[[Gatherer], T]) -> list[T]:
+    """Runs `body` with a Gatherer on every rank; raises what any of them raised."""
+
+    def run_rank(member: ThreadRank) -> list[T]:
+        with Gatherer(transport="threads", group=member, timeout_s=10) as gatherer:
+            return [body(gatherer)]
+
+    returned: list[T] = []
+    for outcome in ThreadGroup(world_size).run(run_rank):
+        if isinstance(outcome, BaseException):
+            raise outcome
+        returned += outcome
+    return returned
+
+
+def caught(call: Callable[..., object], *args: object) -> BaseException:
+    """What a call raises."""
+    try:
+        result = call(*args)
+    except BaseException as exc:
+        return exc
+    raise AssertionError(f"it returned {result!r}")
+
+
+@pytest.mark.parametrize("tag", ["", "step \ud800"])
+def test_a_rank_that_never_comes_is_named_within_the_timeout(tag: str) -> None:
+    done = threading.Event()
+
+    def body(gatherer: Gatherer) -> tuple[BaseException, float] | None:
+        gatherer.all_gather("together")
+        if gatherer.rank == 1:
+            done.wait(20)
+            return None
+        start = time.monotonic()
+        exc = caught(lambda: gatherer.all_gather(0, timeout_s=0.5, tag=tag))
+        took_s = time.monotonic() - start
+        assert isinstance(caught(lambda: gatherer.all_gather(0)), GroupBrokenError)
+        done.set()
+        return exc, took_s
+
+    for exc, took_s in filter(None, gatherers(3, body)):
+        assert isinstance(exc, TransportTimeoutError | AbortedError)
+        assert "rank 1 did not come within 0.5 s" in str(exc) or "rank 1 never entered it" in str(exc)
+        assert 0.4 < took_s < 2
+        if isinstance(exc, TransportTimeoutError):
+            assert exc.behind == (1,)
+            assert exc.missing == (), "rank 1 answered: it is behind, not silent"
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["others wait", "others come later"])
+def test_leaving_the_block_by_an_exception_tells_the_others_at_once(busy: bool) -> None:
+    left = threading.Event()
+
+    def run_rank(member: ThreadRank) -> object:
+        with Gatherer(transport="threads", group=member, timeout_s=30) as gatherer:
+            gatherer.all_gather("together")
+            if member.rank == 1:
+                with pytest.raises(OSError, match="disk full"):
+                    with gatherer:
+                        raise OSError("disk full")
+                left.set()
+                return None
+            if not busy:
+                left.wait(20)
+            start = time.monotonic()
+            exc = caught(lambda: gatherer.all_gather(0))
+            assert time.monotonic() - start < 2
+            assert isinstance(caught(lambda: gatherer.all_gather(0)), GroupBrokenError)
+            return exc
+
+    outcomes = ThreadGroup(3).run(run_rank)
+    assert outcomes[1] is None
+    for exc in (outcomes[0], outcomes[2]):
+        assert isinstance(exc, AbortedError), repr(exc)
+        assert exc.rank == 1
+        assert "rank 1 aborted: OSError: disk full" in str(exc)
+
+
+class Interrupted:
+    """Ctrl-C, or an exit, while this is encoded or decoded."""
+
+    def __init__(self, exc: BaseException) -> None:
+        self.exc = exc
+
+    def __reduce__(self) -> str:
+        raise self.exc
+
+
+def stop(interrupt: type[BaseException]) -> object:
+    raise interrupt("stop")
+
+
+class StopsHere:
+    """Is interrupted where it is decoded on rank 0's thread."""
+
+    def __init__(self, interrupt: type[BaseException]) -> None:
+        self.interrupt = interrupt
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return stop_on_rank_0, (self.interrupt,)
+
+
+def stop_on_rank_0(interrupt: type[BaseException]) -> object:
+    return stop(interrupt) if threading.current_thread().name == "rank 0" else "decoded"
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("where", ["encode", "decode", "run"])
+def test_an_interrupt_propagates_and_aborts(interrupt: type[BaseException], where: str) -> None:
+    def body(gatherer: Gatherer) -> list[object]:
+        threading.current_thread().name = f"rank {gatherer.rank}"
+        if where == "decode":
+            own: Any = StopsHere(interrupt)
+            if gatherer.rank:
+                assert gatherer.all_gather(own) == ["decoded"] * 3
+        else:
+            own = Interrupted(interrupt("stop")) if gatherer.rank == 0 else 0
+        if where == "run":
+            exc = caught(gatherer.run, stop if gatherer.rank == 0 else type, interrupt)
+        else:
+            exc = caught(gatherer.all_gather, own)
+        return [exc, caught(gatherer.all_gather, 0)]
+
+    (first, later), *others = gatherers(3, body)
+    assert isinstance(first, interrupt)
+    assert isinstance(later, GroupBrokenError)
+    for exc, later in others:
+        assert isinstance(exc, AbortedError), repr(exc)
+        assert exc.rank == 0
+        assert interrupt.__name__ in str(exc)
+        assert isinstance(later, GroupBrokenError)
+
+
+def test_abort_can_be_called_with_nothing_and_twice() -> None:
+    def body(gatherer: Gatherer) -> object:
+        if gatherer.rank == 0:
+            gatherer.abort()
+            gatherer.abort(ValueError("second"))
+        return caught(lambda: gatherer.all_gather(0))
+
+    first, second = gatherers(2, body)
+    assert isinstance(first, GroupBrokenError)
+    assert "abort() was called" in str(first)
+    assert isinstance(second, AbortedError)
+    assert "abort() was called" in str(second)
+
+
+class OneByOneBell(LocalBell):
+    """Rings the next rank only when the one before has raised what it heard."""
+
+    heard = threading.Event()
+
+    def ring(self, scope: str, ranks: tuple[int, ...]) -> None:
+        super().ring(scope, ranks[:1])
+        self.heard.wait(1)
+        super().ring(scope, ranks[1:])
+
+
+def test_the_rank_that_aborted_is_named_also_where_another_passed_it_on() -> None:
+    team = ThreadGroup(3)
+    bell = team.bell = OneByOneBell()
+
+    def body(member: ThreadRank) -> int | None:
+        with Gatherer(transport="threads", group=member, timeout_s=10) as gatherer:
+            gatherer.all_gather("together")
+            if member.rank == 0:
+                gatherer.abort(OSError("disk full"))
+                return None
+            with pytest.raises(AbortedError) as raised:
+                gatherer.all_gather(0)
+            bell.heard.set()
+            return raised.value.rank
+
+    assert team.run(body) == [None, 0, 0]
