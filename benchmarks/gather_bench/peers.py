@@ -16,6 +16,11 @@ def torch_all_gather_object(obj: Any) -> list[Any]:
     return objects
 
 
+def seed_nbytes(obj: Any) -> int:
+    """The least `max_size` with which `seed_all_gather_list` can gather the object."""
+    return _SIZE_NBYTES + len(pickle.dumps(obj))
+
+
 def seed_all_gather_list(obj: Any, max_size: int) -> list[Any]:
     """The algorithm of DPR's and fairseq's `all_gather_list`, with a CPU buffer, restated.
 

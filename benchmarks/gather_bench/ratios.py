@@ -1,123 +1,136 @@
 """Ratios of one run against what gather-core replaces: `python -m gather_bench.ratios`.
 
-Rounds are interleaved (ours, theirs, ours, ...); each is a few calls behind one barrier, so that the barrier's own skew
-does not count, and takes as long as on the slowest rank; medians are compared. More ranks than cores, and other work
-on the machine, show in all columns alike.
+More ranks than cores, and other work on the machine, show in all columns alike: rounds are interleaved.
 """
 
 import argparse
-import time
-from collections.abc import Callable
-from datetime import timedelta
-from statistics import median
-from typing import Any
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
-from torch.multiprocessing.spawn import spawn
 
+from gather_bench.interleaved import Way, slowest_rank_medians
+from gather_bench.local_ranks import run_local_ranks
 from gather_bench.peers import seed_all_gather_list, torch_all_gather_object
 from gather_core import Gatherer
 
-Ways = dict[str, Callable[[], object]]
-_FITTING_SLOT = 160 * 1024
+_FITTING_SLOT_NBYTES = 160 * 1024
+"""Holds one rank's DPR step: 48 vectors of 768 float32 are 144 KiB."""
 
 
-def _small() -> object:
-    return {f"metric_{number}": number * 1.5 for number in range(10)}
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster one way is than another, in one run."""
+
+    world_size: int
+    workload: str
+    ours: str
+    peer: str
+    ours_s: float
+    """Seconds per call on the slowest rank, median."""
+    peer_s: float
+    target: float
+    """The least that is wanted."""
+
+    @property
+    def value(self) -> float:
+        """The ratio itself."""
+        return self.peer_s / self.ours_s
+
+    def __str__(self) -> str:
+        verdict = "met" if self.value >= self.target else "MISSED"
+        return (
+            f"  {self.workload:8} {self.ours:12} vs {self.peer:17} {self.ours_s * 1e6:9.0f} us against "
+            f"{self.peer_s * 1e6:9.0f} us: {self.value:5.1f} x, target {self.target:g} x {verdict}"
+        )
 
 
-def _dpr_step() -> object:
-    return [torch.randn(16, 768), torch.randn(32, 768), list(range(16)), list(range(16))]
+@dataclass(frozen=True)
+class _Workload:
+    """An object, the ways to gather it, and what is wanted of them."""
+
+    name: str
+    ways: Mapping[str, Way]
+    rounds: int
+    calls: int
+    targets: Mapping[tuple[str, str], float]
+
+    def measure(self, world_size: int) -> list[Ratio]:
+        medians = slowest_rank_medians(self.ways, self.rounds, self.calls)
+        return [
+            Ratio(world_size, self.name, ours, peer, medians[ours], medians[peer], target)
+            for (ours, peer), target in self.targets.items()
+        ]
 
 
-def _large() -> object:
-    return np.arange(2 << 20, dtype=np.int64)
+def measure(world_size: int, transport: str) -> list[Ratio]:
+    """Starts local ranks and measures all workloads on them."""
+    ratios: list[Ratio] = run_local_ranks(world_size, _measure_on_rank, world_size, transport)
+    return ratios
 
 
-def _medians(ways: Ways, rounds: int, calls: int) -> dict[str, float]:
-    """Seconds per call on the slowest rank, median over the rounds; the first round is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            dist.barrier()
-            started = time.perf_counter()
-            for _ in range(calls):
-                way()
-            slowest = torch.tensor((time.perf_counter() - started) / calls)
-            dist.all_reduce(slowest, dist.ReduceOp.MAX)
-            if number:
-                times[name].append(slowest.item())
-    return {name: median(values) for name, values in times.items()}
+def _measure_on_rank(world_size: int, transport: str) -> list[Ratio]:
+    with (
+        Gatherer(transport=transport) as default,
+        Gatherer(transport=transport, slot_nbytes=_FITTING_SLOT_NBYTES) as fit,
+    ):
+        workloads = [_ten_numbers(default), _dpr_step(default, fit), _large_array(default)]
+        return [ratio for workload in workloads for ratio in workload.measure(world_size)]
 
 
-def _report(case: str, medians: dict[str, float], targets: dict[tuple[str, str], float]) -> None:
-    for (ours, peer), target in targets.items():
-        ratio = medians[peer] / medians[ours]
-        mark = "" if ratio >= target else "   below the target"
-        numbers = f"{medians[ours] * 1e6:9.0f} us against {medians[peer] * 1e6:9.0f} us"
-        print(f"  {case:10} {ours:14} vs {peer:18} {numbers}: {ratio:5.1f} x (target {target:g}){mark}", flush=True)
+def _ten_numbers(default: Gatherer) -> _Workload:
+    metrics = {f"metric_{number}": number * 1.5 for number in range(10)}
+    ways: dict[str, Way] = {
+        "default slot": lambda: default.all_gather(metrics),
+        "all_gather_object": lambda: torch_all_gather_object(metrics),
+    }
+    return _Workload("dict", ways, 30, 10, {("default slot", "all_gather_object"): 3})
 
 
-def _worker(rank: int, world_size: int, port: int, transport: str) -> None:
-    torch.set_num_threads(1)
-    store = TCPStore("127.0.0.1", port, None, False, wait_for_workers=False)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=120))
-    default, fitting = Gatherer(transport=transport), Gatherer(transport=transport, slot_nbytes=_FITTING_SLOT)
-    small, step, large = _small(), _dpr_step(), _large()
-    results: list[tuple[str, dict[str, float], dict[tuple[str, str], float]]] = [
-        (
-            "dict",
-            _medians(
-                {"default slot": lambda: default.all_gather(small), "torch": lambda: torch_all_gather_object(small)},
-                30,
-                10,
-            ),
-            {("default slot", "torch"): 3},
-        ),
-        (
-            "DPR step",
-            _medians(
-                {
-                    "default slot": lambda: default.all_gather(step),
-                    "fitting slot": lambda: fitting.all_gather(step),
-                    "torch": lambda: torch_all_gather_object(step),
-                    "seed": lambda: seed_all_gather_list(step, _FITTING_SLOT),
-                },
-                15,
-                5,
-            ),
-            {("default slot", "torch"): 2, ("fitting slot", "torch"): 4, ("fitting slot", "seed"): 20},
-        ),
-        (
-            "16 MiB",
-            _medians(
-                {"default slot": lambda: default.all_gather(large), "torch": lambda: torch_all_gather_object(large)},
-                5,
-                2,
-            ),
-            {("default slot", "torch"): 2},
-        ),
-    ]
-    if rank == 0:
-        print(f"world size {world_size}, {default.describe()}")
-        for case, medians, targets in results:
-            _report(case, medians, targets)
-    dist.barrier()
-    dist.destroy_process_group()
+def _dpr_step(default: Gatherer, fit: Gatherer) -> _Workload:
+    step = [torch.randn(16, 768), torch.randn(32, 768), list(range(16)), list(range(16, 32))]
+    ways: dict[str, Way] = {
+        "default slot": lambda: default.all_gather(step),
+        "all_gather_object": lambda: torch_all_gather_object(step),
+        "fitting slot": lambda: fit.all_gather(step),
+        "all_gather_list": lambda: seed_all_gather_list(step, _FITTING_SLOT_NBYTES),
+    }
+    targets = {
+        ("default slot", "all_gather_object"): 2.0,
+        ("fitting slot", "all_gather_object"): 4.0,
+        ("fitting slot", "all_gather_list"): 20.0,
+    }
+    return _Workload("DPR step", ways, 15, 5, targets)
+
+
+def _large_array(default: Gatherer) -> _Workload:
+    array = np.arange(2 << 20, dtype=np.int64)
+    ways: dict[str, Way] = {
+        "default slot": lambda: default.all_gather(array),
+        "all_gather_object": lambda: torch_all_gather_object(array),
+    }
+    return _Workload("16 MiB", ways, 6, 2, {("default slot", "all_gather_object"): 2})
 
 
 def main() -> None:
-    """Runs all cases at each world size."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Runs all workloads at each world size, prints the ratios and optionally writes them to a file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world-size", type=int, action="append", help="may be given several times; default 2 and 4")
-    parser.add_argument("--transport", default="gloo")
-    arguments: Any = parser.parse_args()
+    parser.add_argument("--transport", default="gloo", help="transport spec; default gloo")
+    parser.add_argument("--json", type=Path, help="also write the ratios to this file")
+    arguments = parser.parse_args()
+    ratios: list[Ratio] = []
     for world_size in arguments.world_size or [2, 4]:
-        store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
-        spawn(_worker, (world_size, store.port, arguments.transport), world_size)  # type: ignore[no-untyped-call]
+        print(f"{world_size} ranks, transport {arguments.transport}; medians of the slowest rank", flush=True)
+        measured = measure(world_size, arguments.transport)
+        print(*measured, sep="\n", flush=True)
+        ratios += measured
+    if arguments.json:
+        rows = [asdict(ratio) | {"ratio": ratio.value} for ratio in ratios]
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":

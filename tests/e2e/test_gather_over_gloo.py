@@ -131,7 +131,7 @@ def test_the_last_answer_arrives_though_its_sender_exits_at_once(pool: RankPool)
             os._exit(0)
         return [int(part[-1]) for part in parts] == [0, 1, 2]
 
-    outcomes = pool.run(3, body)
+    outcomes = pool.run(3, body, expect_death=[1])
     assert [outcome.value for outcome in outcomes] == [True, None, True]
 
 

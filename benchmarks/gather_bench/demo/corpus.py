@@ -14,10 +14,22 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
 _NOT_IMPORTED = frozenset(
-    # These open windows or browsers, print, are huge, or need another platform.
-    {"__main__", "antigravity", "idlelib", "lib2to3", "test", "this", "tkinter", "turtle", "turtledemo"}
+    # These open windows or browsers, print, touch the terminal, or are huge.
+    {
+        "__hello__",
+        "__main__",
+        "__phello__",
+        "antigravity",
+        "idlelib",
+        "lib2to3",
+        "rlcompleter",
+        "test",
+        "this",
+        "tkinter",
+        "turtle",
+        "turtledemo",
+    }
 )
-_SIGNATURE_LINE = re.compile(r"^\S*\(.*?\)\s*(->.*)?(\n|$)")
 _MAX_PASSAGE = 400
 _MIN_PASSAGE = 20
 NUM_HELD_OUT = 1000
@@ -30,7 +42,7 @@ class Pair:
     question: str
     """Module, name and arguments of a function or class."""
     passage: str
-    """The start of its docstring."""
+    """The start of its docstring, without the signature that some docstrings begin with."""
 
 
 def collect_pairs() -> list[Pair]:
@@ -44,7 +56,7 @@ def collect_pairs() -> list[Pair]:
 
 
 def split(pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
-    """Returns (training pairs, held-out pairs)."""
+    """Returns (training pairs, held-out pairs): the hashes that order the pairs choose those held out."""
     return pairs[NUM_HELD_OUT:], pairs[:NUM_HELD_OUT]
 
 
@@ -55,9 +67,7 @@ def _with_submodules(name: str) -> Iterator[types.ModuleType]:
     yield module
     for found in pkgutil.iter_modules(getattr(module, "__path__", ())):
         if not found.name.startswith(("_", "test", "idle")):
-            submodule = _import(f"{name}.{found.name}")
-            if submodule is not None:
-                yield submodule
+            yield from _with_submodules(f"{name}.{found.name}")
 
 
 def _import(name: str) -> types.ModuleType | None:
@@ -71,14 +81,15 @@ def _import(name: str) -> types.ModuleType | None:
 
 
 def _pairs_of(module: types.ModuleType) -> Iterator[Pair]:
+    place = module.__name__.lstrip("_")
     for name, member in sorted(vars(module).items()):
         if name.startswith("_") or not (inspect.isroutine(member) or inspect.isclass(member)):
             continue
-        yield from _pair(f"{module.__name__} {name}", member)
+        yield from _pair(place, name, member)
         if inspect.isclass(member) and _root(member.__module__) == _root(module.__name__):
             for method_name, method in sorted(vars(member).items()):
                 if not method_name.startswith("_") and inspect.isroutine(method):
-                    yield from _pair(f"{module.__name__} {name} {method_name}", method)
+                    yield from _pair(f"{place} {name}", method_name, method)
 
 
 def _root(module_name: str) -> str:
@@ -86,11 +97,21 @@ def _root(module_name: str) -> str:
     return module_name.partition(".")[0].lstrip("_")
 
 
-def _pair(name: str, member: object) -> Iterator[Pair]:
+def _pair(place: str, name: str, member: object) -> Iterator[Pair]:
     doc = inspect.getdoc(member) if isinstance(getattr(member, "__doc__", None), str) else None
-    passage = _SIGNATURE_LINE.sub("", doc or "").strip()[:_MAX_PASSAGE]
+    passage = without_signatures(doc or "", name)[:_MAX_PASSAGE]
     if len(passage) >= _MIN_PASSAGE:
-        yield Pair(f"{name} {_arguments(member)}".strip(), passage)
+        yield Pair(f"{place} {name} {_arguments(member)}".strip(), passage)
+
+
+def without_signatures(doc: str, name: str) -> str:
+    """Drops the lines `name(args) -> result` with which a docstring may start: they repeat the question."""
+    arguments = r"\([^()]*(?:\([^()]*\)[^()]*)*\)"
+    signature = re.compile(rf"(?:[\w.]+\.)?{re.escape(name)}\s*{arguments}\s*(?:-{{1,2}}>.*|=>.*|--?|:)?\s*")
+    doc = doc.strip()
+    while found := signature.match(doc):
+        doc = doc[found.end() :]
+    return doc
 
 
 def _arguments(member: object) -> str:

@@ -1,26 +1,16 @@
 """The model: two towers of hashed n-gram embeddings, and DPR's loss over in-batch negatives."""
 
-import re
-import zlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-NUM_BUCKETS = 1 << 14
-DIM = 64
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+from gather_bench.demo.features import NUM_BUCKETS
 
-
-def features(text: str) -> list[int]:
-    """Bucket numbers of a text's words and of their character trigrams; never empty."""
-    found = []
-    for word in _WORD.findall(text):
-        padded = f"<{word.lower()}>"
-        found.append(padded)
-        found += [padded[i : i + 3] for i in range(len(padded) - 2)]
-    return [zlib.crc32(item.encode()) % NUM_BUCKETS for item in found] or [0]
+_DIM = 64
+_SCALE = 20.0
+"""Cosines are too close to each other for a softmax as they are."""
 
 
 class Retriever(nn.Module):
@@ -28,27 +18,26 @@ class Retriever(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.question_tower = nn.EmbeddingBag(NUM_BUCKETS, DIM)
-        self.passage_tower = nn.EmbeddingBag(NUM_BUCKETS, DIM)
+        self.question_tower = nn.EmbeddingBag(NUM_BUCKETS, _DIM)
+        self.passage_tower = nn.EmbeddingBag(NUM_BUCKETS, _DIM)
 
-    def forward(self, questions: Sequence[list[int]], passages: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """Returns float32 vectors of shape (len(questions), DIM) and (len(passages), DIM)."""
-        return self.embed(self.question_tower, questions), self.embed(self.passage_tower, passages)
-
-    @staticmethod
-    def embed(tower: nn.EmbeddingBag, texts: Sequence[list[int]]) -> Tensor:
-        """Returns unit vectors of shape (len(texts), DIM)."""
-        lengths = torch.tensor([len(text) for text in texts])
-        flat = torch.tensor([bucket for text in texts for bucket in text])
-        vectors: Tensor = tower(flat, torch.cumsum(lengths, 0) - lengths)
-        return functional.normalize(vectors)
+    def forward(self, questions: Sequence[Tensor], passages: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Takes int64 bucket numbers of each text, returns float32 unit vectors of shape (number of texts, 64)."""
+        return _embed(self.question_tower, questions), _embed(self.passage_tower, passages)
 
 
-def loss_of(questions: Tensor, passages: Tensor, positives: Tensor) -> Tensor:
-    """Mean cross entropy of each question against all passages; `positives` has the index of each one's own."""
-    return functional.cross_entropy(20.0 * questions @ passages.T, positives)
+def _embed(tower: nn.EmbeddingBag, texts: Sequence[Tensor]) -> Tensor:
+    lengths = torch.tensor([len(text) for text in texts])
+    vectors: Tensor = tower(torch.cat(list(texts)), torch.cumsum(lengths, 0) - lengths)
+    return functional.normalize(vectors)
 
 
-def recall_at_10(ranked: Sequence[Sequence[int]]) -> float:
-    """The share of questions whose own passage (the one with the question's number) is among its first ten."""
-    return sum(number in found for number, found in enumerate(ranked)) / len(ranked)
+def contrastive_loss(questions: Tensor, passages: Tensor, positives: Tensor) -> Tensor:
+    """Mean cross entropy of each question against all passages.
+
+    Args:
+        questions: float32 of shape (Q, D).
+        passages: float32 of shape (P, D).
+        positives: int64 of shape (Q,): which passage answers the question.
+    """
+    return functional.cross_entropy(_SCALE * questions @ passages.T, positives)

@@ -1,0 +1,43 @@
+"""Timing of several ways to gather, taken in turns, so that other work on the machine shows in all of them alike."""
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+import torch
+import torch.distributed as dist
+
+Way = Callable[[], object]
+
+
+def slowest_rank_medians(ways: Mapping[str, Way], rounds: int, calls: int = 1) -> dict[str, float]:
+    """(all ranks of the default group) Times each way in every round: ours, theirs, ours, ...
+
+    A round of one way is `calls` calls behind one barrier, so that ranks leaving the barrier at different moments do
+    not count for much, and takes as long as on the slowest rank. A first round warms up and is not counted.
+
+    Args:
+        ways: What to call, by name; the same names in the same order on every rank.
+        rounds: How many rounds the medians are taken over.
+        calls: Calls behind one barrier.
+
+    Returns:
+        Seconds per call, by name; the same on every rank.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            elapsed_s = _slowest_rank_s(way, calls)
+            if number:
+                times[name].append(elapsed_s / calls)
+    return {name: median(values) for name, values in times.items()}
+
+
+def _slowest_rank_s(way: Way, calls: int) -> float:
+    dist.barrier()
+    started = time.perf_counter()
+    for _ in range(calls):
+        way()
+    slowest = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    return slowest.item()

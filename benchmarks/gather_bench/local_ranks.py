@@ -1,0 +1,55 @@
+"""Ranks for a benchmark: local processes with a process group over loopback."""
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+from gather_bench.loopback import LOOPBACK_INTERFACE, join_loopback_store, loopback_store
+
+_TIMEOUT = timedelta(seconds=300)
+
+
+def run_local_ranks(world_size: int, body: Callable[..., Any], *args: Any) -> Any:
+    """Runs `body(*args)` on every rank of a new local Gloo group and returns what rank 0's returned.
+
+    Args:
+        world_size: How many processes to start.
+        body: A module-level function; it finds the default group initialised and one thread per rank.
+        args: What it gets; everything picklable.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: A rank raised; the others have been stopped.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK_INTERFACE)
+    store = loopback_store()
+    from_root, to_parent = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    ranks = spawn(  # type: ignore[no-untyped-call]
+        _enter, (world_size, store.port, to_parent, body, args), world_size, join=False
+    )
+    to_parent.close()
+    try:
+        result = from_root.recv()
+    except EOFError:
+        result = None  # a rank failed: join raises what it raised
+    while not ranks.join():
+        pass
+    return result
+
+
+def _enter(rank: int, world_size: int, port: int, to_parent: Any, body: Callable[..., Any], args: Any) -> None:
+    torch.set_num_threads(1)
+    store = join_loopback_store(port)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=_TIMEOUT)
+    result = body(*args)
+    dist.barrier()
+    dist.destroy_process_group()
+    if rank == 0:
+        to_parent.send(result)
+    to_parent.close()

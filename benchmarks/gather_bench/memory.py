@@ -1,0 +1,77 @@
+"""Peak memory of an all-gather of large objects, against its bound: `python -m gather_bench.memory`. Linux only."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+
+from gather_bench.local_ranks import run_local_ranks
+from gather_core import Gatherer
+
+_MIB = 1 << 20
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+"""What resets VmHWM when written to clear_refs: see proc_pid_clear_refs(5)."""
+_WORKING_NBYTES = 64 * _MIB
+
+
+def bound_nbytes(world_size: int, nbytes: int) -> int:
+    """What a rank may use above what it had before: the payloads, the objects made of them, and some working space."""
+    return 2 * world_size * nbytes + _WORKING_NBYTES
+
+
+def peaks_above_before(world_size: int, nbytes: int, transport: str) -> list[int]:
+    """Starts local ranks that all-gather `nbytes` each; returns each rank's peak resident memory above before."""
+    peaks: list[int] = run_local_ranks(world_size, _peaks_on_rank, nbytes, transport)
+    return peaks
+
+
+def _peaks_on_rank(nbytes: int, transport: str) -> list[int]:
+    array = np.full(nbytes // 8, 1, np.int64)
+    with Gatherer(transport=transport) as gatherer:
+        gatherer.all_gather(0)  # connections and their buffers are not what is measured
+        dist.barrier()
+        before = _reset_peak()
+        gathered = gatherer.all_gather(array)
+        peak = _status_nbytes("VmHWM") - before
+        del gathered
+        return gatherer.all_gather(peak)
+
+
+def _reset_peak() -> int:
+    """Returns the resident size from which the peak now starts, in bytes."""
+    _CLEAR_REFS.write_text(_RESET_PEAK)
+    return _status_nbytes("VmRSS")
+
+
+def _status_nbytes(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+    if found is None:
+        raise OSError(f"{_STATUS} has no {field}")
+    return int(found[1]) * 1024
+
+
+def main() -> None:
+    """Prints each rank's peak; exits with 1 where one is above the bound."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world-size", type=int, default=4)
+    parser.add_argument("--mib", type=int, default=64, help="MiB of each rank's array; default 64")
+    parser.add_argument("--transport", default="gloo", help="transport spec; default gloo")
+    arguments = parser.parse_args()
+    if not _CLEAR_REFS.exists():
+        sys.exit(f"peak memory is measured through {_CLEAR_REFS}, which this system does not have")
+    nbytes = arguments.mib * _MIB
+    bound = bound_nbytes(arguments.world_size, nbytes)
+    peaks = peaks_above_before(arguments.world_size, nbytes, arguments.transport)
+    for rank, peak in enumerate(peaks):
+        verdict = "within" if peak <= bound else "ABOVE"
+        print(f"rank {rank}: {peak / _MIB:.0f} MiB above before, {verdict} the bound of {bound / _MIB:.0f} MiB")
+    sys.exit(max(peaks) > bound)
+
+
+if __name__ == "__main__":
+    main()
