@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from gather_core.transport import Transport
 
 
-def payload_views(into: memoryview, nbytes_per_rank: Sequence[int]) -> list[memoryview]:
-    """Cuts `into` into one view per payload, each start aligned to 64."""
+def payload_views(block: memoryview, nbytes_per_rank: Sequence[int]) -> list[memoryview]:
+    """Cuts a block into one view per payload, each start aligned to 64."""
     starts = accumulate((align(nbytes) for nbytes in nbytes_per_rank), initial=0)
-    return [into[start : start + nbytes] for start, nbytes in zip(starts, nbytes_per_rank, strict=False)]
+    return [block[start : start + nbytes] for start, nbytes in zip(starts, nbytes_per_rank, strict=False)]
 
 
 def pieces(parts: Sequence[memoryview], start: int, stop: int) -> Iterator[memoryview]:
@@ -41,20 +41,19 @@ def all_gather_by_slots(
     parts: Sequence[memoryview],
     nbytes_per_rank: Sequence[int],
     *,
-    into: memoryview,
+    into: Sequence[memoryview],
     timeout_s: float,
 ) -> Sequence[memoryview]:
     """Every rank gets every payload, a slot of each at a time; see `Transport.all_gather_exact`."""
-    payloads = payload_views(into, nbytes_per_rank)
     own_nbytes = nbytes_per_rank[transport.rank]
     chunk = transport.slot_nbytes
     for start in range(0, max(nbytes_per_rank), chunk):
         filled = max(min(own_nbytes - start, chunk), 0)
         copy_pieces(transport.slot(filled), parts, start, start + filled)
-        for payload, slot in zip(payloads, transport.all_gather_slots(filled, timeout_s=timeout_s), strict=True):
+        for payload, slot in zip(into, transport.all_gather_slots(filled, timeout_s=timeout_s), strict=True):
             length = max(min(len(payload) - start, chunk), 0)
             payload[start : start + length] = slot[:length]
-    return payloads
+    return into
 
 
 def all_to_all_by_all_gather(
@@ -62,17 +61,16 @@ def all_to_all_by_all_gather(
     parts_per_peer: Sequence[Sequence[memoryview]],
     nbytes_matrix: Sequence[Sequence[int]],
     *,
-    into: memoryview,
+    into: Sequence[memoryview],
     timeout_s: float,
 ) -> Sequence[memoryview]:
     """Every rank gets everything and keeps what is meant for it; see `Transport.all_to_all_exact`."""
     rank = transport.rank
     totals = [sum(row) for row in nbytes_matrix]
-    everything = aligned_buffer(sum(map(align, totals)))
+    everything = [aligned_buffer(nbytes) for nbytes in totals]
     parts = [part for parts in parts_per_peer for part in parts]
     sent = transport.all_gather_exact(parts, totals, into=everything, timeout_s=timeout_s)
-    payloads = payload_views(into, [row[rank] for row in nbytes_matrix])
-    for payload, stream, row in zip(payloads, sent, nbytes_matrix, strict=True):
+    for payload, stream, row in zip(into, sent, nbytes_matrix, strict=True):
         start = sum(row[:rank])
         payload[:] = stream[start : start + row[rank]]
-    return payloads
+    return into

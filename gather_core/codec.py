@@ -78,8 +78,9 @@ class Codec(ABC):
     def decode(self, frames: Sequence[memoryview], options: DecodeOptions = DecodeOptions()) -> object:
         """Rebuilds the object.
 
-        The frames are read-only, 64-byte aligned and **borrowed**: what the object keeps must be copied (`own`),
-        because the memory is reused as soon as this call has returned.
+        The frames are 64-byte aligned. A read-only one is **borrowed**: what the object keeps of it must be copied,
+        because the memory is reused as soon as this call has returned. A writable one is a gift: the object may keep
+        it. `own` does the right thing for both.
 
         Raises:
             DecodeError: The frames are not what `encode` writes. The Gatherer wraps any other exception in one.
@@ -96,7 +97,9 @@ class Codec(ABC):
 
 
 def own(frame: memoryview) -> memoryview:
-    """Copies a borrowed frame into fresh writable memory that the decoded object may keep."""
+    """Returns writable memory that the decoded object may keep: the frame itself, or a copy where it is borrowed."""
+    if not frame.readonly:
+        return frame
     from gather_core.memory import aligned_buffer
 
     copy = aligned_buffer(frame.nbytes)

@@ -424,7 +424,7 @@ class Gatherer:
         if sizes is not None:
             self._notes.position = self._position(call, "round 2")
             arrived = self._round_2(call, outgoing, sizes, deadline)
-            payloads.update((rank, arrived[rank].toreadonly()) for rank in call.wanted if sizes[rank])
+            payloads.update((rank, arrived[rank]) for rank in call.wanted if sizes[rank])
         return payloads
 
     def _round_2(
@@ -432,11 +432,10 @@ class Gatherer:
     ) -> Sequence[memoryview]:
         parts = payload_parts(outgoing.frames) if sizes[self._rank] else []
         timeout_s = deadline.remaining_s()
+        receives = not call.routed or call.root == self._rank
+        into = [aligned_buffer(size if receives else 0) for size in sizes]
         if not call.routed:
-            into = aligned_buffer(sum(map(align, sizes)))
             return self._transport.all_gather_exact(parts, sizes, into=into, timeout_s=timeout_s)
-        receives = call.root == self._rank
-        into = aligned_buffer(sum(map(align, sizes)) if receives else 0)
         parts_per_peer = [parts if peer == call.root else [] for peer in self._everyone]
         matrix = [[size if peer == call.root else 0 for peer in self._everyone] for size in sizes]
         return self._transport.all_to_all_exact(parts_per_peer, matrix, into=into, timeout_s=timeout_s)
@@ -456,9 +455,10 @@ class Gatherer:
             header = verdict.headers[rank]
             try:
                 checked = self._checks_frames(header.total_nbytes)
-                frames_of[rank] = read_frames(payloads[rank], header, self._terms.limits, frames_checked=checked)
+                frames = read_frames(payloads[rank], header, self._terms.limits, frames_checked=checked)
             except (ProtocolError, LimitError) as exc:
                 raise ProtocolError(f"payload of rank {rank}: {exc}") from exc
+            frames_of[rank] = frames if payloads[rank].readonly else _give_largest(frames)
         return [self._decode_one(rank, frames) for rank, frames in frames_of.items()]
 
     def _decode_one(self, rank: int, frames: Sequence[memoryview]) -> object:
@@ -510,6 +510,15 @@ def _flat(frame: object) -> memoryview | bytes:
         return frame
     view = memoryview(frame)  # type: ignore[arg-type]
     return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
+
+
+def _give_largest(frames: Sequence[memoryview]) -> list[memoryview]:
+    """Leaves a frame of writable memory to the object where it is most of it, and so no reason to copy it.
+
+    Smaller ones are made read-only, and so copied: else a small array that the user keeps would hold all of it.
+    """
+    total = sum(map(len, frames))
+    return [frame if 2 * len(frame) > total else frame.toreadonly() for frame in frames]
 
 
 def _format_traceback(exc: BaseException) -> str:

@@ -102,7 +102,7 @@ class Ballot:
 
 
 def compare_facts(facts: Sequence[Fact]) -> Decision:
-    """Decides stage 1: the ranks at odds with the majority are failures; else a nonce and what `auto` may choose."""
+    """Decides stage 1: ranks at odds with the majority are failures; else a nonce, the hosts, `auto`'s choices."""
     failures: dict[int, list[str]] = {}
     for key in facts[0]:
         if key not in _NOT_COMPARED:
@@ -111,7 +111,9 @@ def compare_facts(facts: Sequence[Fact]) -> Decision:
     if failures:
         return {"failures": {rank: "; ".join(texts) for rank, texts in failures.items()}}
     on_all = [name for name in facts[0]["available"] if all(name in fact["available"] for fact in facts)]
-    return {"nonce": os.urandom(8).hex(), "available": on_all}
+    names = list(dict.fromkeys(fact["host"] for fact in facts))
+    hosts = [names.index(fact["host"]) for fact in facts]
+    return {"nonce": os.urandom(8).hex(), "available": on_all, "hosts": hosts}
 
 
 def _minority(key: str, values: Sequence[Any]) -> dict[int, str]:

@@ -70,6 +70,7 @@ def connect(settings: GatherSettings, group: object) -> Connection:
             raise SetupError({context.rank: "failed after the others had gone on"})
     except SetupError as exc:
         raise exc from failure
+    context = replace(context, hosts=tuple(decision["hosts"]))
     notes = Notes(context.store, context.bell, scope, context.rank, context.ranks)
     try:
         transport, reason = _open(plan, settings, context, decision, deadline)

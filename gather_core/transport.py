@@ -72,6 +72,8 @@ class GroupContext:
     """What the group is made of: the torch ProcessGroup, or whatever else the transport's `join` brings."""
     scope: str = ""
     """As `open` gets it: names this Gatherer within the job, alike on all its ranks."""
+    hosts: tuple[int, ...] = ()
+    """As `open` gets it: the host of each group rank, as a number; the same on all ranks."""
 
 
 def _never() -> None:
@@ -164,7 +166,7 @@ class Transport(ABC):
         parts: Sequence[memoryview],
         nbytes_per_rank: Sequence[int],
         *,
-        into: memoryview,
+        into: Sequence[memoryview],
         timeout_s: float,
     ) -> Sequence[memoryview]:
         """(all ranks) Round 2: every rank gets every payload; default: in chunks through round 1.
@@ -172,11 +174,12 @@ class Transport(ABC):
         Args:
             parts: This rank's payload as byte views in order; together `nbytes_per_rank[rank]` bytes. Never joined.
             nbytes_per_rank: Payload of each rank in bytes; the same on every rank; 0 for those that send nothing.
-            into: Writable memory for all payloads back to back, each start aligned to 64.
+            into: For each group rank, writable memory for its payload: of exactly its length, aligned to 64.
             timeout_s: Seconds until this rank gives up, counted anew from each chunk that has arrived.
 
         Returns:
-            One view of `into` per group rank, of exactly that rank's length.
+            The payload of each group rank: `into[rank]`, or a read-only view of other memory, aligned to 64 and
+            borrowed until the next call on this transport.
 
         Raises:
             TransportTimeoutError: A peer is late.
@@ -191,7 +194,7 @@ class Transport(ABC):
         parts_per_peer: Sequence[Sequence[memoryview]],
         nbytes_matrix: Sequence[Sequence[int]],
         *,
-        into: memoryview,
+        into: Sequence[memoryview],
         timeout_s: float,
     ) -> Sequence[memoryview]:
         """(all ranks) Round 2, routed: every rank gets what is meant for it; default: through `all_gather_exact`.
@@ -199,11 +202,11 @@ class Transport(ABC):
         Args:
             parts_per_peer: For each group rank, this rank's payload for it, as parts in order.
             nbytes_matrix: `nbytes_matrix[src][dst]`, in bytes, the same on every rank.
-            into: Writable memory for the payloads that this rank receives back to back, each start aligned to 64.
+            into: For each group rank, writable memory for what it sends to this one, as in `all_gather_exact`.
             timeout_s: Seconds until this rank gives up, counted anew from each chunk that has arrived.
 
         Returns:
-            One view of `into` per group rank: what it sent to this rank.
+            What each group rank sent to this one, as in `all_gather_exact`.
 
         Raises:
             TransportTimeoutError: A peer is late.

@@ -28,7 +28,7 @@ from gather_core import (
 )
 from gather_core.chunks import all_gather_by_slots, all_to_all_by_all_gather
 from gather_core.codec import Codec, DecodeOptions, Frames
-from gather_core.memory import align, aligned_buffer
+from gather_core.memory import aligned_buffer
 from gather_core.slot import HEADER_NBYTES, payload_nbytes
 from gather_transports.threads import ThreadGroup, ThreadRank
 
@@ -263,11 +263,11 @@ def test_round_2_through_round_1(sizes: list[int]) -> None:
     def body(gatherer: Gatherer) -> Any:
         rank, transport = gatherer.rank, gatherer.transport
         parts = [memoryview(payload(rank, 0, sizes[rank]))]
-        into = aligned_buffer(sum(map(align, sizes)))
+        into = [aligned_buffer(nbytes) for nbytes in sizes]
         everything = [bytes(view) for view in all_gather_by_slots(transport, parts, sizes, into=into, timeout_s=5)]
         matrix = [[size + dst for dst in range(3)] for size in sizes]
         outgoing = [[memoryview(payload(rank, dst, matrix[rank][dst]))] for dst in range(3)]
-        into = aligned_buffer(sum(align(row[rank]) for row in matrix))
+        into = [aligned_buffer(row[rank]) for row in matrix]
         routed = all_to_all_by_all_gather(transport, outgoing, matrix, into=into, timeout_s=5)
         return everything, [bytes(view) for view in routed]
 

@@ -9,7 +9,7 @@ import pytest
 
 from gather_core import AbortedError, Gatherer, GroupBrokenError, GroupContext, TransportError, TransportTimeoutError
 from gather_core.local_store import LocalBell
-from gather_core.memory import align, aligned_buffer
+from gather_core.memory import aligned_buffer
 from gather_core.transport import PeerState
 from gather_transports.threads import ThreadGroup, ThreadRank, ThreadsTransport
 
@@ -113,11 +113,11 @@ def test_the_default_second_round_works(own: int) -> None:
 
     def body(transport: ThreadsTransport) -> object:
         rank = transport.rank
-        into = aligned_buffer(sum(map(align, sizes)))
+        into = [aligned_buffer(nbytes) for nbytes in sizes]
         parts = [memoryview(content(rank, 0, sizes[rank]))]
         everything = transport.all_gather_exact(parts, sizes, into=into, timeout_s=5)
         gathered = [bytes(view) for view in everything]
-        into = aligned_buffer(sum(align(row[rank]) for row in matrix))
+        into = [aligned_buffer(row[rank]) for row in matrix]
         parts_per_peer = [[memoryview(content(rank, dst, matrix[rank][dst]))] for dst in range(3)]
         routed = transport.all_to_all_exact(parts_per_peer, matrix, into=into, timeout_s=5)
         return gathered, [bytes(view) for view in routed]

@@ -1,0 +1,253 @@
+"""One rank's own Gloo connections: how they are made, waited for, and ended while something is pending on them."""
+
+import atexit
+import logging
+import os
+import queue
+import re
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+
+from gather_core.deadline import POLL_S, Deadline
+from gather_core.errors import AbortedError, PeerLostError, TransportError, TransportTimeoutError
+from gather_core.transport import GroupContext
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+T = TypeVar("T")
+Exchange: TypeAlias = Callable[[Any, timedelta], T]
+"""Posts and waits for everything of one exchange: gets the process group, and the longest time for each wait."""
+
+_log = logging.getLogger("gather_core")
+_SOURCE_PLACE = re.compile(r"\[\S+\.(cc|cpp|h):\d+\] ")
+_GRACE_S = 30.0
+"""How much longer than ours Gloo's own timeouts are: whoever gives up first names the ranks, and Gloo cannot."""
+_SEVER_TAG = 0
+"""No rank ever sends with it."""
+_SEVER_AFTER = timedelta(milliseconds=1)
+_END_WITHIN_S = 5.0
+
+
+class GlooLink:
+    """The connections of one transport, and the thread that waits on them.
+
+    The thread is there because a point-to-point wait of Gloo cannot be cut into slices: one that times out closes every
+    connection. So the caller waits for the thread instead, and sees Ctrl-C, aborts and its deadline.
+    """
+
+    def __init__(self, context: GroupContext, timeout_s: float, check_interrupt: Callable[[], None]) -> None:
+        """(all ranks) Connects.
+
+        Raises:
+            TransportError: No connection, or not in time; nothing is left behind.
+        """
+        self._pid = os.getpid()
+        self._rank = context.rank
+        self._peers = [peer for peer in range(context.world_size) if peer != context.rank]
+        self._aborted: str | None = None
+        self._failure: Exception | None = None
+        self._result: object = None
+        self._finished = threading.Lock()
+        self._finished.acquire()
+        self._exchanges: queue.SimpleQueue[tuple[Exchange[Any], timedelta] | None] = queue.SimpleQueue()
+        self._group: list[Any] = [_connect(context, timeout_s, check_interrupt)]
+        self._thread = threading.Thread(target=self._serve, name="gather-core-gloo", daemon=True)
+        self._thread.start()
+
+    def post(self, posting: Callable[[Any], None]) -> None:
+        """Calls a function that posts something on the process group and does not wait for it."""
+        posting(self._group[0])
+
+    def perform(
+        self,
+        exchange: Exchange[T],
+        deadline: Deadline,
+        check_interrupt: Callable[[], None],
+        meanwhile: Callable[[], None] | None = None,
+    ) -> T:
+        """Runs an exchange on the thread and returns what it returned; `meanwhile` runs here.
+
+        Raises:
+            TransportTimeoutError: The deadline passed.
+            PeerLostError: A connection broke.
+            AbortedError: `abort` was called here.
+            TransportError: The link is closed.
+            BaseException: What `check_interrupt` raises, or a signal's handler.
+        """
+        if not self._group:
+            raise self._ended()
+        self._exchanges.put((exchange, timedelta(seconds=deadline.timeout_s + _GRACE_S)))
+        if meanwhile is not None:
+            meanwhile()
+        while not self._finished.acquire(timeout=min(POLL_S, deadline.remaining_s())):
+            check_interrupt()
+            if self._aborted is not None:
+                raise self._ended()
+            if deadline.passed():
+                raise TransportTimeoutError(f"not all ranks came within {deadline.timeout_s:.3g} s")
+        if self._failure is not None:
+            raise self._failure if self._aborted is None else self._ended()
+        return cast(T, self._result)
+
+    def abort(self, reason: str) -> None:
+        """Closes the connections on a thread: whatever is pending on them fails at once, here and at the peers."""
+        if self._aborted is None:
+            self._aborted = reason
+        if self._group and self._pid == os.getpid():
+            ending = threading.Thread(target=self.close, name="gather-core-gloo-end", daemon=True)
+            _ending.add(ending)
+            ending.start()
+
+    def close(self) -> None:
+        """Closes the connections and ends the thread; takes milliseconds, and never raises.
+
+        The bytes that are under way are still delivered: severed connections are closed as any, while the destructor of
+        the process group by itself would reset them.
+        """
+        group, self._group = self._group, []
+        if not group:
+            return
+        if self._pid != os.getpid():
+            _of_the_parent.append(group)  # its threads exist in the parent only: destroying it here would hang
+            return
+        self._exchanges.put(None)
+        _sever(group[0], self._peers)
+        if self._thread is not threading.current_thread():  # a garbage collection can end up here anywhere
+            self._thread.join(_END_WITHIN_S)
+        # The group's last reference is here: no name of the thread and no traceback may hold it, its destructor waits.
+
+    def _ended(self) -> TransportError:
+        if self._aborted is not None:
+            return AbortedError(self._aborted, self._rank)
+        return TransportError("the transport is closed")
+
+    def _serve(self) -> None:
+        while (task := self._exchanges.get()) is not None:
+            exchange, timeout = task
+            group = self._group
+            try:
+                if group:
+                    self._result = exchange(group[0], timeout)
+            except RuntimeError as exc:
+                self._failure = translate(exc)
+            except Exception as exc:
+                self._failure = exc.with_traceback(None)  # whose frames hold the group
+            del task, exchange, group
+            self._finished.release()
+
+
+def _sever(group: Any, peers: Sequence[int]) -> None:
+    """Closes all connections, whatever is pending on them, by a receive that times out at once.
+
+    Gloo's own `abort` does nothing. But a receive that times out signals an exception to all connections of its group
+    (`waitRecv` in gloo/transport/tcp/unbound_buffer.cc): all that is pending on them fails, here and at the peers.
+    """
+    import torch
+
+    nothing = torch.empty(1, dtype=torch.uint8)
+    for peer in peers:
+        try:
+            group.recv([nothing], peer, _SEVER_TAG).wait(_SEVER_AFTER)
+        except RuntimeError as exc:
+            if "imed out" in str(exc):
+                return
+            _log.debug("no connection to rank %d any more: %s", peer, exc)
+
+
+_of_the_parent: list[Any] = []
+_ending: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
+
+
+@atexit.register
+def _finish_ending() -> None:
+    """A thread that wakes up inside Gloo while the interpreter is finalised would abort the process: wait for it."""
+    for thread in list(_ending):
+        thread.join(_END_WITHIN_S)
+
+
+def _connect(context: GroupContext, timeout_s: float, check_interrupt: Callable[[], None]) -> Any:
+    """Makes the process group on a thread: its constructor blocks until every peer has come."""
+    made: list[Any] = []
+    failed: list[TransportError] = []
+
+    def construct() -> None:
+        try:
+            made.append(_construct_process_group(context, timeout_s + _GRACE_S))
+        except RuntimeError as exc:
+            failed.append(TransportError(f"Gloo could not connect: {_first_line(exc)}"))
+
+    thread = threading.Thread(target=construct, name="gather-core-gloo-connect", daemon=True)
+    thread.start()
+    deadline = Deadline(timeout_s)
+    while thread.is_alive():
+        thread.join(min(POLL_S, deadline.remaining_s()))
+        check_interrupt()
+        if deadline.passed() and thread.is_alive():
+            raise TransportTimeoutError(f"Gloo did not connect all {context.world_size} ranks in {timeout_s:g} s")
+    if failed:
+        raise failed[0]
+    return made[0]
+
+
+def _construct_process_group(context: GroupContext, timeout_s: float) -> Any:
+    """A `ProcessGroupGloo` in which only members take part, over torch's own store, as C++ code cannot call ours."""
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import PrefixStore
+
+    bell: Any = context.bell
+    store = PrefixStore(f"gather_core/{context.scope}/gloo", bell.store)
+    return dist.ProcessGroupGloo(store, context.rank, context.world_size, timedelta(seconds=timeout_s))
+
+
+def wait_for(work: Any, timeout: timedelta, peer: int) -> None:
+    """Waits for a send or receive; what fails names the peer.
+
+    Raises:
+        PeerLostError: The connection broke.
+        TransportTimeoutError: Gloo gave up.
+    """
+    try:
+        work.wait(timeout)
+        return
+    except RuntimeError as exc:
+        failure = translate(exc, peer)
+    raise failure  # here, so that it has no context, whose frames would hold the process group
+
+
+def translate(exc: RuntimeError, peer: int | None = None) -> TransportError:
+    """Makes an error of ours from one of Gloo's, which names an address at best."""
+    text = _first_line(exc)
+    if "imed out" in text:
+        return TransportTimeoutError(f"Gloo: {text}")
+    if peer is None:
+        return PeerLostError(f"Gloo lost a connection: {text}")
+    return PeerLostError(f"Gloo lost the connection to rank {peer}: {text}", (peer,))
+
+
+def _first_line(exc: RuntimeError) -> str:
+    lines = _SOURCE_PLACE.sub("", str(exc)).splitlines() or [type(exc).__name__]
+    return lines[0].partition(". This is typically")[0]
+
+
+class _Writable:
+    """Shows an array's memory as writable: torch warns of read-only memory, which a send never writes."""
+
+    def __init__(self, array: "np.ndarray[Any, Any]") -> None:
+        self._array = array
+        interface = dict(array.__array_interface__)
+        interface["data"] = (interface["data"][0], False)
+        self.__array_interface__ = interface
+
+
+def as_tensor(view: memoryview) -> "torch.Tensor":
+    """A uint8 tensor over the view's memory, which it keeps alive; nothing is copied."""
+    import numpy as np
+    import torch
+
+    array = np.frombuffer(view, np.uint8)
+    return torch.from_numpy(array if not view.readonly else np.asarray(_Writable(array)))
