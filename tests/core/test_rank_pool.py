@@ -110,6 +110,22 @@ def test_what_cannot_be_pickled_is_an_error_with_the_text_of_the_original(pool: 
     assert "cannot pickle '_thread.lock'" in str(outcomes[1].error)
 
 
+def test_a_cause_that_cannot_be_pickled_keeps_its_own_traceback(pool: RankPool) -> None:
+    def fails_here() -> None:
+        raise TwoArgumentsError("this", "that")
+
+    def body(rank: int, world_size: int) -> None:
+        try:
+            fails_here()
+        except TwoArgumentsError as exc:
+            raise LocalError("outer") from exc
+
+    (outcome,) = pool.run(1, body)
+    assert isinstance(outcome.error, LocalError)
+    assert isinstance(outcome.error.__cause__, UnpicklableError)
+    assert "in fails_here" in str(outcome.error.__cause__)
+
+
 def test_values_fails_with_the_traceback_of_every_rank_that_failed(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> None:
         if rank:
@@ -156,13 +172,14 @@ def test_a_death_that_was_not_expected_fails_even_while_a_forked_child_holds_the
 def test_a_rank_can_be_sent_a_signal_once_it_has_reached_a_point(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> int:
         if rank == 1:
-            reached("asleep")
-            time.sleep(60)
+            reached("waits")
+            for _ in range(600):
+                time.sleep(0.1)  # in parts: a signal that comes just before a sleep does not end it
         return os.getpid()
 
     running = pool.start(2, body)
     pid = running.pid(1)
-    running.wait_for(1, "asleep")
+    running.wait_for(1, "waits")
     os.kill(pid, signal.SIGINT)
     fine, interrupted = running.wait()
     assert fine.value == running.pid(0)
@@ -179,6 +196,19 @@ def test_waiting_for_a_point_ends_with_the_rank(pool: RankPool) -> None:
 def test_a_body_that_nobody_waits_for_does_not_disturb_the_next(pool: RankPool) -> None:
     pool.start(1, lambda rank, world_size: time.sleep(60))
     assert pool.values(1, own_rank) == [0]
+
+
+def test_a_run_that_cannot_start_leaves_nothing_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = RankPool()
+    try:
+        assert pool.values(1, own_rank, init=False) == [0]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", "/bin/false")
+            with pytest.raises(RuntimeError, match="ended with 1 before it was ready"):
+                pool.start(2, lambda rank, world_size: "from the run that could not start", init=False)
+        assert pool.values(2, own_rank, init=False) == [0, 1]
+    finally:
+        assert pool.close() == []
 
 
 def test_a_closed_pool_leaves_nothing_and_says_what_bodies_left() -> None:
