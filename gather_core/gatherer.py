@@ -2,7 +2,6 @@
 
 import os
 import threading
-import traceback
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ from typing import Any, Literal, NoReturn, Self, TypeVar
 
 from xxhash import xxh3_64_intdigest
 
-from gather_core.codec import Codec, DecodeOptions, Frames, Limits, TensorDevice
+from gather_core.codec import Codec, DecodeOptions, Limits, TensorDevice
+from gather_core.codec_border import CodecBorder
 from gather_core.deadline import Deadline, seconds
 from gather_core.errors import (
     AbortedError,
     ClosedError,
     DecodeError,
     DesyncError,
-    EncodeError,
     GatherError,
     GroupBrokenError,
     LimitError,
@@ -32,23 +31,16 @@ from gather_core.errors import (
     TransportTimeoutError,
     summarize,
 )
-from gather_core.memory import align, aligned_buffer
-from gather_core.notes import Notes, Position, explain
+from gather_core.memory import aligned_buffer
+from gather_core.notes import Notes, Position
 from gather_core.rendezvous import connect
 from gather_core.settings import DEFAULT_SLOT_NBYTES, GatherSettings
 from gather_core.slot import (
     HEADER_NBYTES,
-    Agreement,
-    Failure,
-    Kind,
-    checksum_parts,
-    checksums_frames,
-    payload_nbytes,
     payload_parts,
     read_frames,
-    write_header,
-    write_payload,
 )
+from gather_core.slot_writer import Outgoing, SlotWriter
 from gather_core.stats import Stats
 from gather_core.transport import Transport
 from gather_core.verdict import Verdict, judge
@@ -82,19 +74,6 @@ class _Call:
     """The ranks whose objects this rank gets."""
     routed: bool = False
     """In round 2, only the root receives."""
-
-
-@dataclass(slots=True)
-class _Outgoing:
-    """What this rank brings to round 1."""
-
-    frames: Frames
-    nbytes: int
-    """Of the payload."""
-    filled: int
-    """Of the slot, in bytes."""
-    agreement: bytes
-    failure: BaseException | None = None
 
 
 class Gatherer:
@@ -148,8 +127,8 @@ class Gatherer:
         self._terms = connection.terms
         self._rank = connection.context.rank
         self._slot_nbytes = connection.terms.slot_nbytes
-        self._checksum_policy = None if payload_checksum == "auto" else payload_checksum
-        self._decode_options = DecodeOptions(tensor_device, limits)
+        self._codec_border = CodecBorder(connection.codec, DecodeOptions(tensor_device, limits))
+        self._writer = SlotWriter(connection.transport, connection.context.rank, connection.terms)
         self._everyone = range(connection.context.world_size)
         self._lock = threading.RLock()
         self._busy = False
@@ -293,14 +272,14 @@ class Gatherer:
         """Runs one operation under the lock; from here on whatever goes wrong reaches every rank."""
         self._check_usable()  # in a forked child the lock may be held by a thread that exists in the parent only
         with self._lock:
-            self._check_usable()
             if self._busy:
                 raise GatherError("called from inside another operation of the same Gatherer, such as its codec")
+            self._check_usable()
             self._busy = True
             try:
                 self._notes.check()
                 self._seq += 1
-                result = self._exchange(call, obj, failed_call)
+                return self._exchange(call, obj, failed_call)
             except _HARMLESS:
                 raise
             except BaseException as exc:
@@ -309,7 +288,6 @@ class Gatherer:
                 self._busy = False
                 if self._broken is None:
                     self._notes.position = self._position(call, "done")
-            return result
 
     def _is_root(self, root: object) -> bool:
         """Whether this rank is the root; what is no rank at all is reported by the operation."""
@@ -322,8 +300,8 @@ class Gatherer:
         outgoing, timeout_s = self._prepare(call, obj, failed_call)
         deadline = Deadline(timeout_s)
         self._notes.position = self._position(call, "round 1")
-        slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=deadline.remaining_s())
-        if len(slots) != self.world_size:
+        slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=timeout_s)
+        if len(slots) != self._terms.world_size:
             raise ProtocolError(f"the transport returned {len(slots)} slots for {self.world_size} ranks")
         try:
             verdict = judge(slots, outgoing.agreement, self._terms)
@@ -331,21 +309,21 @@ class Gatherer:
             raise exc from outgoing.failure
         payloads = self._collect(call, outgoing, slots, verdict, deadline)
         self._count(outgoing, verdict)
-        return self._decode(call, verdict, payloads)
+        return self._decode(payloads, verdict)
 
-    def _prepare(self, call: _Call, obj: object, failed_call: Exception | None) -> tuple[_Outgoing, float]:
+    def _prepare(self, call: _Call, obj: object, failed_call: Exception | None) -> tuple[Outgoing, float]:
         """Fills this rank's slot: with its object, or with what went wrong."""
         timeout_s = self._connection.timeout_s
-        failure = failed_call
-        op = 0
-        if failure is None:
-            try:
-                timeout_s = timeout_s if call.timeout_s is None else seconds(call.timeout_s)
-                op = self._check_arguments(call)
-                return self._fill(self._encode(obj) if call.sends else (), op), timeout_s
-            except Exception as exc:
-                failure = exc
-        return self._fill_failure(failure, "call" if failed_call is not None else "encode"), timeout_s
+        if failed_call is not None:
+            return self._writer.write_failure(failed_call, "call", self._seq), timeout_s
+        try:
+            if call.timeout_s is not None:
+                timeout_s = seconds(call.timeout_s)
+            op = self._check_arguments(call)
+            frames = self._codec_border.encode(obj) if call.sends else ()
+            return self._writer.write(frames, self._seq, op), timeout_s
+        except Exception as exc:
+            return self._writer.write_failure(exc, "encode", self._seq), timeout_s
 
     def _check_arguments(self, call: _Call) -> int:
         if type(call.tag) is not str:
@@ -355,68 +333,15 @@ class Gatherer:
             raise SettingsError(f"{name} must be a group rank from 0 to {self.world_size - 1}, not {call.root!r}")
         return _op_code(call.operation, call.root, call.tag)
 
-    def _encode(self, obj: object) -> Frames:
-        try:
-            frames = [_flat(frame) for frame in self._codec.encode(obj)]
-        except EncodeError:
-            raise
-        except Exception as exc:
-            raise EncodeError(f"codec {self._codec.spec} cannot encode this {type(obj).__name__}: {exc}") from exc
-        if not frames:
-            raise EncodeError(f"codec {self._codec.spec} returned no frames")
-        limits = self._terms.limits
-        largest = max(map(len, frames))
-        if len(frames) > limits.num_frames or largest > limits.frame_nbytes:
-            raise LimitError(f"{len(frames)} frames of up to {largest} bytes are above {limits}")
-        return frames
-
-    def _agreement(self, kind: Kind, op: int) -> bytes:
-        terms = self._terms
-        return Agreement(kind, terms.group_id, self._seq, terms.world_size, op).pack()
-
-    def _fill(self, frames: Frames, op: int) -> _Outgoing:
-        nbytes = payload_nbytes(frames)
-        if nbytes > self._terms.limits.payload_nbytes:
-            raise LimitError(f"{nbytes} bytes are above Limits.payload_nbytes={self._terms.limits.payload_nbytes}")
-        agreement = self._agreement(Kind.DATA, op)
-        fits = HEADER_NBYTES + nbytes <= self._slot_nbytes
-        inline = fits or (self._terms.elastic and not self._terms.overflow_is_error)
-        filled = HEADER_NBYTES + nbytes if inline else HEADER_NBYTES
-        slot = self._transport.slot(filled)
-        if inline:
-            payload = slot[HEADER_NBYTES:filled]
-            write_payload(payload, frames)
-            checked = [payload if self._checks_frames(nbytes) else payload[: align(8 * len(frames))]]
-        else:
-            parts = payload_parts(frames)
-            checked = parts if self._checks_frames(nbytes) else parts[:1]
-        write_header(slot, nbytes, self._rank, len(frames), checksum_parts(checked), agreement)
-        return _Outgoing(frames, nbytes, filled, agreement)
-
-    def _fill_failure(self, failure: Exception, phase: str) -> _Outgoing:
-        room = self._slot_nbytes - HEADER_NBYTES
-        frames = Failure(phase, summarize(failure), _format_traceback(failure)).frames(room)
-        nbytes = payload_nbytes(frames)
-        filled = HEADER_NBYTES + nbytes
-        slot = self._transport.slot(filled)
-        write_payload(slot[HEADER_NBYTES:filled], frames)
-        agreement = self._agreement(Kind.ERROR, 0)
-        checksum = checksum_parts([slot[HEADER_NBYTES:filled]])
-        write_header(slot, nbytes, self._rank, len(frames), checksum, agreement)
-        return _Outgoing((), nbytes, filled, agreement, failure)
-
-    def _checks_frames(self, nbytes: int) -> bool:
-        return checksums_frames(nbytes, self._transport.capabilities.crosses_wire, self._checksum_policy)
-
     def _collect(
-        self, call: _Call, outgoing: _Outgoing, slots: Sequence[memoryview], verdict: Verdict, deadline: Deadline
-    ) -> Mapping[int, memoryview]:
+        self, call: _Call, outgoing: Outgoing, slots: Sequence[memoryview], verdict: Verdict, deadline: Deadline
+    ) -> dict[int, memoryview]:
         """Returns the payloads that this rank wants, after round 2 where one is needed."""
         sizes = verdict.nbytes_in_round_2
         payloads: dict[int, memoryview] = {}
         for rank in call.wanted:
+            end = HEADER_NBYTES + verdict.headers[rank].total_nbytes
             if sizes is None or not sizes[rank]:
-                end = HEADER_NBYTES + verdict.headers[rank].total_nbytes
                 if end > len(slots[rank]):
                     raise ProtocolError(f"the slot of rank {rank} has {len(slots[rank])} of its {end} bytes")
                 payload = slots[rank][HEADER_NBYTES:end]
@@ -428,7 +353,7 @@ class Gatherer:
         return payloads
 
     def _round_2(
-        self, call: _Call, outgoing: _Outgoing, sizes: Sequence[int], deadline: Deadline
+        self, call: _Call, outgoing: Outgoing, sizes: Sequence[int], deadline: Deadline
     ) -> Sequence[memoryview]:
         parts = payload_parts(outgoing.frames) if sizes[self._rank] else []
         timeout_s = deadline.remaining_s()
@@ -440,39 +365,34 @@ class Gatherer:
         matrix = [[size if peer == call.root else 0 for peer in self._everyone] for size in sizes]
         return self._transport.all_to_all_exact(parts_per_peer, matrix, into=into, timeout_s=timeout_s)
 
-    def _count(self, outgoing: _Outgoing, verdict: Verdict) -> None:
+    def _count(self, outgoing: Outgoing, verdict: Verdict) -> None:
         stats = self.stats
         stats.operations += 1
         stats.sent_nbytes += HEADER_NBYTES + outgoing.nbytes
-        largest = HEADER_NBYTES + max(header.total_nbytes for header in verdict.headers)
-        if largest > self._slot_nbytes:
+        if verdict.largest_nbytes > self._slot_nbytes:
             stats.second_rounds += verdict.nbytes_in_round_2 is not None
-            stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, largest)
+            stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, verdict.largest_nbytes)
 
-    def _decode(self, call: _Call, verdict: Verdict, payloads: Mapping[int, memoryview]) -> list[Any]:
+    def _decode(self, payloads: Mapping[int, memoryview], verdict: Verdict) -> list[Any]:
+        """Verifies all payloads, then decodes them, in rank order."""
+        terms = self._terms
         frames_of: dict[int, list[memoryview]] = {}
-        for rank in call.wanted:
-            header = verdict.headers[rank]
-            try:
-                checked = self._checks_frames(header.total_nbytes)
-                frames = read_frames(payloads[rank], header, self._terms.limits, frames_checked=checked)
-            except (ProtocolError, LimitError) as exc:
-                raise ProtocolError(f"payload of rank {rank}: {exc}") from exc
-            frames_of[rank] = frames if payloads[rank].readonly else _give_largest(frames)
-        return [self._decode_one(rank, frames) for rank, frames in frames_of.items()]
-
-    def _decode_one(self, rank: int, frames: Sequence[memoryview]) -> object:
-        try:
-            return self._codec.decode(frames, self._decode_options)
-        except Exception as exc:
-            text = f"codec {self._codec.spec} cannot decode the object of rank {rank}: {summarize(exc)}"
-            raise DecodeError(text) from exc
+        for rank, header in enumerate(verdict.headers):
+            if rank in payloads:
+                try:
+                    covered = terms.covers_frames(header.total_nbytes)
+                    frames = read_frames(payloads[rank], header, terms.limits, frames_checked=covered)
+                except (ProtocolError, LimitError) as exc:
+                    raise ProtocolError(f"payload of rank {rank}: {exc}") from exc
+                frames_of[rank] = frames if payloads[rank].readonly else _give_largest(frames)
+        decode = self._codec_border.decode
+        return [decode(rank, frames) for rank, frames in frames_of.items()]
 
     def _break(self, exc: BaseException) -> NoReturn:
         """Breaks the group, tells the others, and raises what is known about the cause."""
         error = exc
         if isinstance(exc, TransportTimeoutError | PeerLostError | DesyncError):
-            error = self._explain(exc)
+            error = self._notes.explain(exc)
         elif isinstance(exc, AbortedError):
             error = self._notes.origin(exc)
         self._broken = error
@@ -483,33 +403,10 @@ class Gatherer:
             raise exc
         raise error from exc
 
-    def _explain(self, exc: TransportTimeoutError | PeerLostError | DesyncError) -> GatherError:
-        """Asks the others where they are: the transport knows addresses at best, never why a rank is late."""
-        positions = self._notes.positions()
-        if not isinstance(exc, DesyncError):  # which every rank finds by itself, from the same slots
-            try:
-                self._notes.check()
-            except AbortedError as aborted:
-                return aborted
-        report = explain(exc, self._notes.position, positions, self.world_size)
-        if isinstance(exc, TransportTimeoutError):
-            return TransportTimeoutError(report.text, report.silent, report.elsewhere)
-        if isinstance(exc, PeerLostError):
-            return PeerLostError(report.text, report.silent or exc.ranks)
-        return DesyncError(report.text)
-
 
 def _release(notes: Notes, transport: Transport) -> None:
     notes.close()
     transport.close()
-
-
-def _flat(frame: object) -> memoryview | bytes:
-    """A codec's frame as bytes: items of other formats are cast, what is not C-contiguous is a TypeError."""
-    if type(frame) is bytes:
-        return frame
-    view = memoryview(frame)  # type: ignore[arg-type]
-    return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
 
 
 def _give_largest(frames: Sequence[memoryview]) -> list[memoryview]:
@@ -519,10 +416,3 @@ def _give_largest(frames: Sequence[memoryview]) -> list[memoryview]:
     """
     total = sum(map(len, frames))
     return [frame if 2 * len(frame) > total else frame.toreadonly() for frame in frames]
-
-
-def _format_traceback(exc: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(exc))
-    except Exception as broken:
-        return f"(no traceback: {type(broken).__name__})"

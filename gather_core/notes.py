@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from time import monotonic, sleep
 
 from gather_core.bell import Bell
-from gather_core.errors import AbortedError, format_ranks
+from gather_core.errors import (
+    AbortedError,
+    DesyncError,
+    GatherError,
+    PeerLostError,
+    TransportTimeoutError,
+    format_ranks,
+)
 from gather_core.transport import Store
 
 _log = logging.getLogger("gather_core")
@@ -79,6 +86,24 @@ class Notes:
         asker.start()
         asker.join(_ANSWER_WITHIN_S + _SEND_WITHIN_S)
         return dict(answers)
+
+    def explain(self, exc: TransportTimeoutError | PeerLostError | DesyncError) -> GatherError:
+        """Returns a better error, after asking the others where they are.
+
+        A transport knows addresses at best, and never why a rank is late.
+        """
+        positions = self.positions()
+        if not isinstance(exc, DesyncError):  # which every rank finds by itself, from the same slots
+            try:
+                self.check()
+            except AbortedError as aborted:
+                return aborted
+        report = explain(exc, self.position, positions, len(self._ranks))
+        if isinstance(exc, TransportTimeoutError):
+            return TransportTimeoutError(report.text, report.silent, report.elsewhere)
+        if isinstance(exc, PeerLostError):
+            return PeerLostError(report.text, report.silent or exc.ranks)
+        return DesyncError(report.text)
 
     def _others(self) -> tuple[int, ...]:
         return self._ranks[: self._rank] + self._ranks[self._rank + 1 :]

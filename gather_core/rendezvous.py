@@ -85,6 +85,8 @@ def connect(settings: GatherSettings, group: object) -> Connection:
         limits=settings.limits,
         elastic=transport.capabilities.elastic_slots,
         overflow_is_error=settings.overflow == "error",
+        crosses_wire=transport.capabilities.crosses_wire,
+        payload_checksum=None if settings.payload_checksum == "auto" else settings.payload_checksum,
     )
     return Connection(context, plan.codec, transport, notes, terms, deadline.timeout_s, reason)
 

@@ -21,6 +21,7 @@ from gather_core.slot import (
     Header,
     Kind,
     check_lengths,
+    checksums_frames,
     parse_agreement,
     read_frames,
     read_header,
@@ -40,6 +41,14 @@ class Terms:
     elastic: bool
     """Round 1 carries payloads of any size."""
     overflow_is_error: bool
+    crosses_wire: bool = True
+    """Bytes cross a wire or a device on their way."""
+    payload_checksum: bool | None = None
+    """Whether payloads are checksummed; None: see `checksums_frames`."""
+
+    def covers_frames(self, nbytes: int) -> bool:
+        """Whether the checksum of a payload of `nbytes` covers its frames."""
+        return checksums_frames(nbytes, self.crosses_wire, self.payload_checksum)
 
 
 @dataclass(slots=True)
@@ -47,6 +56,8 @@ class Verdict:
     """What is to be done with a round in which no rank failed."""
 
     headers: list[Header]
+    largest_nbytes: int
+    """The slot that the largest payload would need, in bytes, header included."""
     nbytes_in_round_2: list[int] | None
     """Per rank, the payload bytes that did not fit in its slot; None where everything fit."""
 
@@ -76,7 +87,8 @@ def judge(slots: Sequence[memoryview], expected: bytes, terms: Terms) -> Verdict
         headers.append(header)
     if not healthy:
         _raise_differences(slots, headers, parse_agreement(expected), terms)
-    return Verdict(headers, _round_2(headers, terms))
+    largest_nbytes = HEADER_NBYTES + max(header.total_nbytes for header in headers)
+    return Verdict(headers, largest_nbytes, _round_2(headers, terms))
 
 
 def _raise_differences(
@@ -141,15 +153,13 @@ def _describe(failure: Failure) -> str:
 
 
 def _round_2(headers: Sequence[Header], terms: Terms) -> list[int] | None:
-    room = terms.slot_nbytes - HEADER_NBYTES
-    too_large = False
     for rank, header in enumerate(headers):
         try:
             check_lengths(header, terms.limits)
         except (ProtocolError, LimitError) as exc:
             raise ProtocolError(f"slot of rank {rank}: {exc}") from exc
-        too_large = too_large or header.total_nbytes > room
-    if not too_large:
+    room = terms.slot_nbytes - HEADER_NBYTES
+    if all(header.total_nbytes <= room for header in headers):
         return None
     if terms.overflow_is_error:
         needed = {

@@ -1,0 +1,57 @@
+"""The border around a codec: what a plug-in returns or raises comes out as frames within limits, or as our errors."""
+
+from collections.abc import Sequence
+
+from gather_core.codec import Codec, DecodeOptions, Frames
+from gather_core.errors import DecodeError, EncodeError, LimitError, summarize
+
+
+class CodecBorder:
+    """A codec as the Gatherer calls it."""
+
+    __slots__ = ("_codec", "_options")
+
+    def __init__(self, codec: Codec, options: DecodeOptions) -> None:
+        self._codec = codec
+        self._options = options
+
+    def encode(self, obj: object) -> Frames:
+        """Returns the object as frames of bytes, C-contiguous, at least one.
+
+        Raises:
+            EncodeError: The codec cannot, or returned something else.
+            LimitError: More or larger frames than the limits allow.
+        """
+        codec = self._codec
+        try:
+            frames = [frame if type(frame) is bytes else _as_bytes(frame) for frame in codec.encode(obj)]
+        except EncodeError:
+            raise
+        except Exception as exc:
+            text = f"codec {codec.spec} cannot encode this {type(obj).__name__}: {summarize(exc)}"
+            raise EncodeError(text) from exc
+        if not frames:
+            raise EncodeError(f"codec {codec.spec} returned no frames")
+        limits = self._options.limits
+        largest = max(map(len, frames))
+        if len(frames) > limits.num_frames or largest > limits.frame_nbytes:
+            raise LimitError(f"{len(frames)} frames of up to {largest} bytes are above {limits}")
+        return frames
+
+    def decode(self, rank: int, frames: Sequence[memoryview]) -> object:
+        """Rebuilds the object of a rank.
+
+        Raises:
+            DecodeError: Whatever the codec raised; names the rank.
+        """
+        try:
+            return self._codec.decode(frames, self._options)
+        except Exception as exc:
+            text = f"codec {self._codec.spec} cannot decode the object of rank {rank}: {summarize(exc)}"
+            raise DecodeError(text) from exc
+
+
+def _as_bytes(frame: object) -> memoryview:
+    """A view of single bytes: items of other formats are cast, what is not C-contiguous is a TypeError."""
+    view = memoryview(frame)  # type: ignore[arg-type]
+    return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
