@@ -18,12 +18,13 @@ messages: W - 1 each way instead of W (W - 1), which is what counts where ranks 
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 from gather_core.chunks import copy_pieces
 from gather_core.deadline import Deadline
 from gather_core.errors import TransportError
-from gather_core.memory import align
+from gather_core.memory import align, aligned_buffer
 from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
 from gather_transports.gloo_exchanges import (
     HUB,
@@ -33,6 +34,7 @@ from gather_transports.gloo_exchanges import (
     HubPayloads,
     HubSlots,
     SlotExchange,
+    SpokePayloads,
     SpokeSlots,
     Stream,
 )
@@ -44,6 +46,31 @@ _CHUNK_NBYTES = 8 << 20
 _HUB_UP_TO_NBYTES_ON_ONE_HOST = 8 << 20
 _HUB_UP_TO_NBYTES = 256 << 10
 _ALL_TO_ALL_UP_TO_NBYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table above: pure functions of sizes and of what is equal on all ranks."""
+
+    world_size: int
+    num_hosts: int
+    hub_up_to_nbytes: int = -1
+    all_to_all_up_to_nbytes: int = _ALL_TO_ALL_UP_TO_NBYTES
+
+    def goes_through_hub(self, nbytes: int) -> bool:
+        """Whether the hub may send `nbytes` to every other rank."""
+        limit = self.hub_up_to_nbytes
+        if limit < 0:
+            limit = _HUB_UP_TO_NBYTES_ON_ONE_HOST if self.num_hosts == 1 else _HUB_UP_TO_NBYTES
+        return (self.world_size - 1) * nbytes <= limit
+
+    def way_of_slots(self, slot_nbytes: int) -> Literal["hub", "all_to_all", "direct"]:
+        """How round 1 travels."""
+        if self.world_size > 1 and self.goes_through_hub(self.world_size * slot_nbytes):
+            return "hub"
+        if self.world_size > 1 and slot_nbytes <= self.all_to_all_up_to_nbytes:
+            return "all_to_all"
+        return "direct"
 
 
 class GlooTransport(Transport):
@@ -72,6 +99,7 @@ class GlooTransport(Transport):
         self._hub_up_to_nbytes = hub_up_to_nbytes
         self._all_to_all_up_to_nbytes = all_to_all_up_to_nbytes
         self._link: GlooLink | None = None
+        self._kept_block = memoryview(b"")
         self._world_size = 0
 
     @classmethod
@@ -102,27 +130,25 @@ class GlooTransport(Transport):
         self._world_size = context.world_size
         self._slot_nbytes = slot_nbytes
         self._peers = [peer for peer in range(context.world_size) if peer != context.rank]
-        if self._hub_up_to_nbytes < 0:
-            on_one_host = len(set(context.hosts)) == 1
-            self._hub_limit = _HUB_UP_TO_NBYTES_ON_ONE_HOST if on_one_host else _HUB_UP_TO_NBYTES
-        else:
-            self._hub_limit = self._hub_up_to_nbytes
-        self._slots = self._choose_slot_exchange()
+        self._table = Table(
+            context.world_size,
+            num_hosts=len(set(context.hosts)),
+            hub_up_to_nbytes=self._hub_up_to_nbytes,
+            all_to_all_up_to_nbytes=self._all_to_all_up_to_nbytes,
+        )
+        self._slots = self._make_slot_exchange()
         if self._peers:
             self._link = GlooLink(context, timeout_s, self.check_interrupt)
-            self._link.post(self._slots.begin)
 
-    def _goes_through_hub(self, nbytes: int) -> bool:
-        """Whether the hub may send `nbytes` to every other rank; the same answer on every rank."""
-        return (self._world_size - 1) * nbytes <= self._hub_limit
-
-    def _choose_slot_exchange(self) -> SlotExchange:
+    def _make_slot_exchange(self) -> SlotExchange:
         rank, world_size, slot_nbytes = self._rank, self._world_size, self._slot_nbytes
-        if world_size > 1 and self._goes_through_hub(world_size * slot_nbytes):
-            return HubSlots(world_size, slot_nbytes) if rank == HUB else SpokeSlots(rank, world_size, slot_nbytes)
-        if world_size > 1 and slot_nbytes <= self._all_to_all_up_to_nbytes:
-            return AllToAllSlots(rank, world_size, slot_nbytes)
-        return DirectSlots(rank, world_size, slot_nbytes)
+        match self._table.way_of_slots(slot_nbytes):
+            case "hub":
+                return HubSlots(world_size, slot_nbytes) if rank == HUB else SpokeSlots(rank, world_size, slot_nbytes)
+            case "all_to_all":
+                return AllToAllSlots(rank, world_size, slot_nbytes)
+            case "direct":
+                return DirectSlots(rank, world_size, slot_nbytes)
 
     @property
     def rank(self) -> int:
@@ -138,8 +164,8 @@ class GlooTransport(Transport):
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
         if self._world_size == 1:
             return [self._slots.slot[:nbytes].toreadonly()]
-        slots = self._slots
-        return self._perform(lambda group, timeout: slots.run(group, nbytes, timeout), Deadline(timeout_s))
+        self._slots.nbytes = nbytes
+        return self._perform(self._slots, Deadline(timeout_s))
 
     def all_gather_exact(
         self,
@@ -149,9 +175,10 @@ class GlooTransport(Transport):
         into: Sequence[memoryview],
         timeout_s: float,
     ) -> Sequence[memoryview]:
-        if self._peers and self._goes_through_hub(sum(map(align, nbytes_per_rank))):
-            exchange = HubPayloads(self._rank, parts, nbytes_per_rank)
-            return self._perform(exchange.run, Deadline(timeout_s))
+        total = sum(map(align, nbytes_per_rank))
+        if self._peers and self._table.goes_through_hub(total):
+            part = HubPayloads if self._rank == HUB else SpokePayloads
+            return self._perform(part(self._rank, parts, nbytes_per_rank, self._block(total)), Deadline(timeout_s))
         own_nbytes = nbytes_per_rank[self._rank]
         outgoing = Stream(parts, own_nbytes)
         self._exchange_chunks(
@@ -161,6 +188,12 @@ class GlooTransport(Transport):
             lambda: copy_pieces(into[self._rank], parts, 0, own_nbytes),
         )
         return into
+
+    def _block(self, nbytes: int) -> memoryview:
+        """Memory for what goes through the hub, kept because fresh pages cost more than what is done in them."""
+        if nbytes > len(self._kept_block):
+            self._kept_block = aligned_buffer(nbytes)
+        return self._kept_block[:nbytes]
 
     def all_to_all_exact(
         self,
@@ -195,7 +228,7 @@ class GlooTransport(Transport):
             meanwhile()
         for start in range(0, longest, size):
             chunk = DirectChunk(incoming, outgoing, start, start + size)
-            self._perform(chunk.run, deadline, meanwhile if start == 0 else None)
+            self._perform(chunk, deadline, meanwhile if start == 0 else None)
             deadline.renew()
 
     def _perform(self, exchange: Exchange[T], deadline: Deadline, meanwhile: Callable[[], None] | None = None) -> T:

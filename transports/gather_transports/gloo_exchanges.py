@@ -1,12 +1,12 @@
 """How bytes travel between the ranks of a Gloo group: through a hub, by all_to_all, or directly.
 
-Every exchange runs on the link's thread. That a receive may be longer than what is sent into it, as Gloo allows, is
-what makes all of them exact: receives have the size of a slot, sends the size of what is filled.
+All of them are an `Exchange`, used for every round or made for one. That a receive may be longer than what is sent into
+it, as Gloo allows, is what makes them exact: receives have the size of a slot, sends the size of what is filled.
 """
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ _SLOT_TAG = 1
 _PAYLOAD_TAG = 2
 _CHUNK_TAG = 3
 _LENGTH = struct.Struct("<Q")
+_NEVER = timedelta(days=1)
+"""For what Gloo itself waits for in a collective: the link's own timeout, or its end, comes first."""
 
 
 class SlotExchange(ABC):
@@ -30,14 +32,16 @@ class SlotExchange(ABC):
 
     slot: memoryview
     """This rank's slot, writable."""
-
-    def begin(self, group: Any) -> None:
-        """Posts what can be posted before the first round; called once."""
-        del group
+    nbytes = 0
+    """How much of it is filled; set before `post`."""
 
     @abstractmethod
-    def run(self, group: Any, nbytes: int, timeout: timedelta) -> list[memoryview]:
-        """Exchanges the first `nbytes` of the slots; returns a read-only view per rank, valid until the next round."""
+    def post(self, group: Any) -> None:
+        """See `Exchange`."""
+
+    @abstractmethod
+    def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
+        """Returns what is filled of each rank's slot, or more: read-only, valid until the next round is posted."""
 
 
 class HubSlots(SlotExchange):
@@ -49,7 +53,7 @@ class HubSlots(SlotExchange):
 
     def __init__(self, world_size: int, slot_nbytes: int) -> None:
         self._peers = range(1, world_size)
-        self._packed = _PackedSlots(world_size, slot_nbytes)
+        self._packed = PackedSlots(world_size, slot_nbytes)
         self.slot = self._packed.first_slot
         row = ALIGNMENT + slot_nbytes
         self._rows = [payload_views(aligned_buffer(row * len(self._peers)), [row] * len(self._peers)) for _ in range(2)]
@@ -57,23 +61,27 @@ class HubSlots(SlotExchange):
         self._turn = 0
         self._posted: list[Any] = []
 
-    def begin(self, group: Any) -> None:
+    def post(self, group: Any) -> None:
+        if not self._posted:  # in the first round only
+            self._post_receives(group)
+
+    def _post_receives(self, group: Any) -> None:
         tensors = zip(self._peers, self._row_tensors[self._turn], strict=True)
         self._posted = [group.recv([tensor], peer, _SLOT_TAG) for peer, tensor in tensors]
 
-    def run(self, group: Any, nbytes: int, timeout: timedelta) -> list[memoryview]:
+    def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
         for work, peer in zip(self._posted, self._peers, strict=True):
             wait_for(work, timeout, peer)
         rows = self._rows[self._turn]
         self._turn = 1 - self._turn
-        self.begin(group)
-        lengths = self._packed.check([nbytes, *(_LENGTH.unpack_from(row)[0] for row in rows)])
+        self._post_receives(group)
+        lengths = self._packed.check([self.nbytes, *(_LENGTH.unpack_from(row)[0] for row in rows)])
         filled = [row[ALIGNMENT : ALIGNMENT + length] for row, length in zip(rows, lengths[1:], strict=True)]
         messages = self._packed.pack(lengths, filled)
         sends = [group.send([message], peer, _SLOT_TAG) for peer, message in zip(self._peers, messages, strict=True)]
         for work, peer in zip(sends, self._peers, strict=True):
             wait_for(work, timeout, peer)
-        return [self.slot[:nbytes].toreadonly(), *(slot.toreadonly() for slot in filled)]
+        return [self.slot[: self.nbytes].toreadonly(), *(slot.toreadonly() for slot in filled)]
 
 
 class SpokeSlots(SlotExchange):
@@ -81,27 +89,28 @@ class SpokeSlots(SlotExchange):
 
     def __init__(self, rank: int, world_size: int, slot_nbytes: int) -> None:
         self._is_last = rank == world_size - 1
-        self._packed = _PackedSlots(world_size, slot_nbytes)
+        self._packed = PackedSlots(world_size, slot_nbytes)
         self._message = aligned_buffer(ALIGNMENT + slot_nbytes)
         self._message_tensor = as_tensor(self._message)
-        self._filled = -1
-        self._sent = self._message_tensor
         self.slot = self._message[ALIGNMENT:]
+        self._works: tuple[Any, ...] = ()
 
-    def run(self, group: Any, nbytes: int, timeout: timedelta) -> list[memoryview]:
+    def post(self, group: Any) -> None:
         received = group.recv([self._packed.tensor], HUB, _SLOT_TAG)
-        if nbytes != self._filled:
-            _LENGTH.pack_into(self._message, 0, nbytes)
-            self._filled, self._sent = nbytes, self._message_tensor[: ALIGNMENT + nbytes]
-        wait_for(group.send([self._sent], HUB, _SLOT_TAG), timeout, HUB)
-        wait_for(received, timeout, HUB)
+        _LENGTH.pack_into(self._message, 0, self.nbytes)
+        sent = group.send([self._message_tensor[: ALIGNMENT + self.nbytes]], HUB, _SLOT_TAG)
+        self._works = (sent, received)
+
+    def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
+        for work in self._works:
+            wait_for(work, timeout, HUB)
         views = self._packed.unpack()
         if self._is_last:
-            views[-1] = self.slot[:nbytes].toreadonly()
+            views[-1] = self.slot[: self.nbytes].toreadonly()
         return views
 
 
-class _PackedSlots:
+class PackedSlots:
     """The hub's message: the lengths of all slots, as u64, then what is filled of each, every start aligned to 64.
 
     The last rank's own slot is left out for that rank, where leaving it out is easy: with two ranks, that is half.
@@ -169,92 +178,120 @@ class AllToAllSlots(SlotExchange):
         self._receives = [slot_nbytes if peer != rank else 0 for peer in range(world_size)]
         self._views = payload_views(self._received.toreadonly(), self._receives)
         self._options = dist.AllToAllOptions()
+        self._options.timeout = _NEVER
+        self._work: Any = None
 
-    def run(self, group: Any, nbytes: int, timeout: timedelta) -> list[memoryview]:
-        total = self._num_peers * nbytes
+    def post(self, group: Any) -> None:
+        nbytes = self.nbytes
         for number in range(1, self._num_peers):
             self._outgoing[number * nbytes : (number + 1) * nbytes] = self._outgoing[:nbytes]
         sends = [nbytes if length else 0 for length in self._receives]
-        self._options.timeout = timeout
-        group.alltoall_base(
-            self._received_tensor, self._outgoing_tensor[:total], self._receives, sends, self._options
-        ).wait(timeout)
+        sent = self._outgoing_tensor[: self._num_peers * nbytes]
+        self._work = group.alltoall_base(self._received_tensor, sent, self._receives, sends, self._options)
+
+    def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
+        self._work.wait(timeout)
         views = list(self._views)
-        views[self._rank] = self._outgoing[:nbytes].toreadonly()
+        views[self._rank] = self.slot[: self.nbytes].toreadonly()
         return views
 
 
 class DirectSlots(SlotExchange):
     """Every rank sends what is filled of its slot to every other, without copying it for each."""
 
+    _messages: "_Messages"
+
     def __init__(self, rank: int, world_size: int, slot_nbytes: int) -> None:
         self._rank = rank
         self.slot = aligned_buffer(slot_nbytes)
         self._slot_tensor = as_tensor(self.slot)
-        self._views = payload_views(aligned_buffer(world_size * slot_nbytes), [slot_nbytes] * world_size)
-        self._rows = {peer: as_tensor(view) for peer, view in enumerate(self._views) if peer != rank}
+        self._received = payload_views(aligned_buffer(world_size * slot_nbytes), [slot_nbytes] * world_size)
+        self._rows = {peer: as_tensor(view) for peer, view in enumerate(self._received) if peer != rank}
 
-    def run(self, group: Any, nbytes: int, timeout: timedelta) -> list[memoryview]:
-        sent = self._slot_tensor[:nbytes]
-        exchange_directly(group, self._rows, dict.fromkeys(self._rows, sent), _SLOT_TAG, timeout)
-        views = [view.toreadonly() for view in self._views]
-        views[self._rank] = self.slot[:nbytes].toreadonly()
+    def post(self, group: Any) -> None:
+        sent = self._slot_tensor[: self.nbytes]
+        self._messages = _Messages(group, self._rows, dict.fromkeys(self._rows, sent), _SLOT_TAG)
+
+    def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
+        self._messages.wait(timeout)
+        views = [view.toreadonly() for view in self._received]
+        views[self._rank] = self.slot[: self.nbytes].toreadonly()
         return views
 
 
-def exchange_directly(
-    group: Any,
-    receives: "dict[int, torch.Tensor]",
-    sends: "dict[int, torch.Tensor]",
-    tag: int,
-    timeout: timedelta,
-) -> None:
-    """Posts all receives and sends, by peer, and waits for them."""
-    works = [(peer, group.recv([tensor], peer, tag)) for peer, tensor in receives.items()]
-    works += [(peer, group.send([tensor], peer, tag)) for peer, tensor in sends.items()]
-    for peer, work in works:
-        wait_for(work, timeout, peer)
+class _Messages:
+    """Receives and sends, by peer, all posted at once."""
+
+    def __init__(
+        self, group: Any, receives: "Mapping[int, torch.Tensor]", sends: "Mapping[int, torch.Tensor]", tag: int
+    ) -> None:
+        self._works = [(peer, group.recv([tensor], peer, tag)) for peer, tensor in receives.items()]
+        self._works += [(peer, group.send([tensor], peer, tag)) for peer, tensor in sends.items()]
+
+    def wait(self, timeout: timedelta) -> None:
+        """Waits for all of them."""
+        for peer, work in self._works:
+            wait_for(work, timeout, peer)
 
 
-class HubPayloads:
+class _PayloadsThroughHub:
     """Round 2 through rank 0: one message each way, as all lengths are known.
 
     Args:
         rank: This rank.
         parts: Its payload.
         nbytes_per_rank: Everybody's, in bytes.
+        block: Memory for all of them back to back, each start aligned to 64.
     """
 
-    def __init__(self, rank: int, parts: Sequence[memoryview], nbytes_per_rank: Sequence[int]) -> None:
-        self._rank = rank
-        self._block = aligned_buffer(sum(map(align, nbytes_per_rank)))
+    def __init__(
+        self, rank: int, parts: Sequence[memoryview], nbytes_per_rank: Sequence[int], block: memoryview
+    ) -> None:
+        self._block = block
         self._payloads = payload_views(self._block, nbytes_per_rank)
+        self._own = self._payloads[rank]
         self._senders = [peer for peer, nbytes in enumerate(nbytes_per_rank) if nbytes and peer != HUB]
-        copy_pieces(self._payloads[rank], parts, 0, nbytes_per_rank[rank])
+        self._rank = rank
+        copy_pieces(self._own, parts, 0, len(self._own))
 
-    def run(self, group: Any, timeout: timedelta) -> list[memoryview]:
-        """Exchanges the payloads and returns them; an `Exchange`."""
-        (self._serve if self._rank == HUB else self._exchange)(group, timeout)
-        return [payload.toreadonly() for payload in self._payloads]
-
-    def _serve(self, group: Any, timeout: timedelta) -> None:
-        receives = {peer: as_tensor(self._payloads[peer]) for peer in self._senders}
-        exchange_directly(group, receives, {}, _PAYLOAD_TAG, timeout)
-        sends = {peer: self._message(peer) for peer in range(1, len(self._payloads))}
-        exchange_directly(group, {}, sends, _PAYLOAD_TAG, timeout)
-
-    def _exchange(self, group: Any, timeout: timedelta) -> None:
-        received = group.recv([self._message(self._rank)], HUB, _PAYLOAD_TAG)
-        if self._rank in self._senders:
-            wait_for(group.send([as_tensor(self._payloads[self._rank])], HUB, _PAYLOAD_TAG), timeout, HUB)
-        wait_for(received, timeout, HUB)
-
-    def _message(self, peer: int) -> "torch.Tensor":
+    def _message_to(self, peer: int) -> "torch.Tensor":
         """What the hub sends to a peer: all payloads, but for the last rank's own, which is easy to leave out."""
         last = len(self._payloads) - 1
-        return as_tensor(
-            self._block[: len(self._block) - align(len(self._payloads[last]))] if peer == last else self._block
-        )
+        left_out = align(len(self._payloads[last])) if peer == last else 0
+        return as_tensor(self._block[: len(self._block) - left_out])
+
+    def _result(self) -> list[memoryview]:
+        return [payload.toreadonly() for payload in self._payloads]
+
+
+class HubPayloads(_PayloadsThroughHub):
+    """Rank 0's part."""
+
+    def post(self, group: Any) -> None:
+        """See `Exchange`."""
+        receives = {peer: as_tensor(self._payloads[peer]) for peer in self._senders}
+        self._receives = _Messages(group, receives, {}, _PAYLOAD_TAG)
+
+    def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
+        """See `Exchange`; returns the payloads."""
+        self._receives.wait(timeout)
+        sends = {peer: self._message_to(peer) for peer in range(1, len(self._payloads))}
+        _Messages(group, {}, sends, _PAYLOAD_TAG).wait(timeout)
+        return self._result()
+
+
+class SpokePayloads(_PayloadsThroughHub):
+    """Any other rank's part."""
+
+    def post(self, group: Any) -> None:
+        """See `Exchange`."""
+        sends = {HUB: as_tensor(self._own)} if self._rank in self._senders else {}
+        self._messages = _Messages(group, {HUB: self._message_to(self._rank)}, sends, _PAYLOAD_TAG)
+
+    def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
+        """See `Exchange`; returns the payloads."""
+        self._messages.wait(timeout)
+        return self._result()
 
 
 class DirectChunk:
@@ -264,9 +301,13 @@ class DirectChunk:
         self._receives = {peer: as_tensor(view[start:stop]) for peer, view in incoming.items() if start < len(view)}
         self._sends = {peer: stream.chunk(start, stop) for peer, stream in outgoing.items() if start < stream.nbytes}
 
-    def run(self, group: Any, timeout: timedelta) -> None:
-        """Exchanges the chunk; an `Exchange`."""
-        exchange_directly(group, self._receives, self._sends, _CHUNK_TAG, timeout)
+    def post(self, group: Any) -> None:
+        """See `Exchange`."""
+        self._messages = _Messages(group, self._receives, self._sends, _CHUNK_TAG)
+
+    def finish(self, group: Any, timeout: timedelta) -> None:
+        """See `Exchange`."""
+        self._messages.wait(timeout)
 
 
 class Stream:

@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from gather_core.deadline import POLL_S, Deadline
 from gather_core.errors import AbortedError, PeerLostError, TransportError, TransportTimeoutError
@@ -19,9 +19,19 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
-Exchange: TypeAlias = Callable[[Any, timedelta], T]
-"""Posts and waits for everything of one exchange: gets the process group, and the longest time for each wait."""
+
+
+class Exchange(Protocol[T_co]):
+    """What one rank does in an exchange, in two steps."""
+
+    def post(self, group: Any) -> None:
+        """Posts on the process group what can be posted without waiting; called on the caller's thread."""
+
+    def finish(self, group: Any, timeout: timedelta) -> T_co:
+        """Waits, each time for at most `timeout`, and posts the rest; called on the link's thread."""
+
 
 _log = logging.getLogger("gather_core")
 _SOURCE_PLACE = re.compile(r"\[\S+\.(cc|cpp|h):\d+\] ")
@@ -59,10 +69,6 @@ class GlooLink:
         self._thread = threading.Thread(target=self._serve, name="gather-core-gloo", daemon=True)
         self._thread.start()
 
-    def post(self, posting: Callable[[Any], None]) -> None:
-        """Calls a function that posts something on the process group and does not wait for it."""
-        posting(self._group[0])
-
     def perform(
         self,
         exchange: Exchange[T],
@@ -70,7 +76,7 @@ class GlooLink:
         check_interrupt: Callable[[], None],
         meanwhile: Callable[[], None] | None = None,
     ) -> T:
-        """Runs an exchange on the thread and returns what it returned; `meanwhile` runs here.
+        """Begins an exchange here, finishes it on the thread and returns its result; `meanwhile` runs here.
 
         Raises:
             TransportTimeoutError: The deadline passed.
@@ -79,8 +85,13 @@ class GlooLink:
             TransportError: The link is closed.
             BaseException: What `check_interrupt` raises, or a signal's handler.
         """
-        if not self._group:
+        group = self._group
+        if not group:
             raise self._ended()
+        try:
+            exchange.post(group[0])
+        except RuntimeError as exc:
+            raise translate(exc) from exc
         self._exchanges.put((exchange, timedelta(seconds=deadline.timeout_s + _GRACE_S)))
         if meanwhile is not None:
             meanwhile()
@@ -132,7 +143,7 @@ class GlooLink:
             group = self._group
             try:
                 if group:
-                    self._result = exchange(group[0], timeout)
+                    self._result = exchange.finish(group[0], timeout)
             except RuntimeError as exc:
                 self._failure = translate(exc)
             except Exception as exc:
