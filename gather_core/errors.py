@@ -85,7 +85,7 @@ class DecodeError(CodecError):
 
 
 class UntrustedCodecError(CodecError):
-    """The codec can execute code while it decodes, and that is forbidden here."""
+    """The codec can execute code while it decodes, and `GATHER_FORBID_CODE=1` forbids that on this rank."""
 
 
 class LimitError(CodecError):

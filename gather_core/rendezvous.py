@@ -1,13 +1,14 @@
 """From settings to an open transport: round 0 as one rank goes through it."""
 
 import logging
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from gather_core.codec import Codec
+from gather_core.codec import Codec, Trust
 from gather_core.deadline import Deadline, seconds
-from gather_core.errors import GatherError, SetupError, summarize
+from gather_core.errors import GatherError, SetupError, UntrustedCodecError, summarize
 from gather_core.handshake import Ballot, Decision, Fact, always_fine, compare_facts, group_id
 from gather_core.local_store import ScopedStore
 from gather_core.notes import Notes
@@ -20,6 +21,7 @@ from gather_core.verdict import Terms
 
 _log = logging.getLogger("gather_core")
 
+_FORBID_CODE = "GATHER_FORBID_CODE"
 AUTO = "auto"
 _AUTO_ORDER = ("gloo",)
 """What `auto` tries for more than one rank, best first."""
@@ -117,10 +119,24 @@ def _make_plan(settings: GatherSettings, context: GroupContext) -> tuple[_Plan |
     try:
         settings.check()
         codec = settings.codec if isinstance(settings.codec, Codec) else get_codec(settings.codec)
+        _check_trust(codec)
         transport = _make_transport(settings.transport, context)
         return _Plan(codec, transport, _fact(settings, context, codec, transport)), None
     except Exception as exc:
         return None, exc
+
+
+def _check_trust(codec: Codec) -> None:
+    """Refuses codecs that can execute code, where the variable says so; no setting lifts that.
+
+    Raises:
+        UntrustedCodecError: `GATHER_FORBID_CODE` is set, to anything but 0.
+    """
+    if os.environ.get(_FORBID_CODE, "0") not in ("", "0") and codec.trust is not Trust.DATA:
+        raise UntrustedCodecError(
+            f"codec {codec.spec!r} can execute code while it decodes, which {_FORBID_CODE} forbids; use one that "
+            "builds data only, such as 'msgpack'"
+        )
 
 
 def _make_transport(transport: str | Transport, context: GroupContext) -> Transport | None:

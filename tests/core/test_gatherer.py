@@ -24,6 +24,7 @@ from gather_core import (
     SetupError,
     SlotOverflowError,
     TransportTimeoutError,
+    UntrustedCodecError,
     interleave,
 )
 from gather_core.chunks import all_gather_by_slots, all_to_all_by_all_gather
@@ -280,3 +281,18 @@ def test_interleave_undoes_a_distributed_sampler() -> None:
     assert interleave([[0, 3, 6], [1, 4, 7], [2, 5, 0]], total=8) == list(range(8))
     mixed: list[list[int | None]] = [[0, None], [1]]
     assert interleave(mixed) == [0, 1, None]
+
+
+@pytest.mark.parametrize(("codec", "is_refused"), [("pickle", True), ("pickle+zstd", True), ("msgpack+zstd", False)])
+def test_where_code_is_forbidden_only_codecs_that_build_data_are_accepted(
+    monkeypatch: pytest.MonkeyPatch, codec: str, is_refused: bool
+) -> None:
+    monkeypatch.setenv("GATHER_FORBID_CODE", "1")
+    outcomes = on_ranks(2, lambda gatherer: gatherer.all_gather(1), codec=codec)
+    if not is_refused:
+        assert outcomes == [[1, 1]] * 2
+        return
+    for outcome in outcomes:
+        assert isinstance(outcome, SetupError)
+        assert isinstance(outcome.__cause__, UntrustedCodecError)
+        assert "GATHER_FORBID_CODE" in str(outcome)
