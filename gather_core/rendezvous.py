@@ -13,7 +13,7 @@ from gather_core.handshake import Ballot, Decision, Fact, always_fine, compare_f
 from gather_core.local_store import ScopedStore
 from gather_core.notes import Notes
 from gather_core.process_group import is_initialized, join_process_group
-from gather_core.registry import get_codec, get_transport, transport_class
+from gather_core.registry import AUTO, get_codec, get_transport, transport_class
 from gather_core.settings import GatherSettings
 from gather_core.slot import WIRE_VERSION
 from gather_core.transport import GroupContext, Transport
@@ -22,7 +22,6 @@ from gather_core.verdict import Terms
 _log = logging.getLogger("gather_core")
 
 _FORBID_CODE = "GATHER_FORBID_CODE"
-AUTO = "auto"
 _AUTO_ORDER = ("gloo",)
 """What `auto` tries for more than one rank, best first."""
 
@@ -85,7 +84,7 @@ def connect(settings: GatherSettings, group: object) -> Connection:
         world_size=context.world_size,
         slot_nbytes=settings.slot_nbytes_for(context.world_size),
         limits=settings.limits,
-        elastic=transport.capabilities.elastic_slots,
+        round_1_nbytes=transport.round_1_nbytes,
         overflow_is_error=settings.overflow == "error",
         crosses_wire=transport.capabilities.crosses_wire,
         payload_checksum=None if settings.payload_checksum == "auto" else settings.payload_checksum,

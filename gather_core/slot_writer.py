@@ -41,9 +41,7 @@ class SlotWriter:
         self._transport = transport
         self._rank = rank
         self._terms = terms
-        self._inline_up_to = terms.slot_nbytes
-        if terms.elastic and not terms.overflow_is_error:
-            self._inline_up_to = HEADER_NBYTES + terms.limits.payload_nbytes
+        self._inline_up_to = terms.slot_nbytes if terms.overflow_is_error else terms.round_1_nbytes
 
     def write(self, frames: Frames, seq: int, op: int) -> Outgoing:
         """Writes an object's frames, or only their header and checksum where they do not fit.

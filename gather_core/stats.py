@@ -13,5 +13,4 @@ class Stats:
     sent_nbytes: int = 0
     """Payload bytes of this rank, headers included, each counted once however many peers got them."""
     largest_slot_nbytes: int = 0
-    """The `slot_nbytes` that would have saved every second round so far: the largest payload of any rank, header
-    included."""
+    """The `slot_nbytes` that would have held every payload so far, header included; 0 where the one in use did."""

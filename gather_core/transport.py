@@ -29,7 +29,7 @@ class Capabilities:
     devices: frozenset[str] = frozenset({"cpu"})
     """Where its slots lie."""
     elastic_slots: bool = False
-    """A slot of any size travels in round 1, so that round 2 is never needed."""
+    """Round 1 can carry more than the slot size; `Transport.round_1_nbytes` says how much."""
     deadline: bool = True
     """It gives up at `timeout_s`; False where the library below cannot."""
     death_detection: Literal["fast", "timeout", "none"] = "timeout"
@@ -74,6 +74,10 @@ class GroupContext:
     """As `open` gets it: names this Gatherer within the job, alike on all its ranks."""
     hosts: tuple[int, ...] = ()
     """As `open` gets it: the host of each group rank, as a number; the same on all ranks."""
+
+
+UNBOUNDED = 1 << 63
+"""More bytes than any payload has."""
 
 
 def _never() -> None:
@@ -140,8 +144,8 @@ class Transport(ABC):
     def slot(self, nbytes: int) -> memoryview:
         """Returns at least `nbytes` of this rank's slot, writable and 64-byte aligned, to encode into in place.
 
-        Valid until `all_gather_slots`. Never fails for `nbytes <= slot_nbytes` after `open`; larger only with
-        `elastic_slots`.
+        Valid until `all_gather_slots`. Never fails for `nbytes <= slot_nbytes` after `open`, and may raise MemoryError
+        for more; never asked for more than `round_1_nbytes`.
         """
 
     @abstractmethod
@@ -225,6 +229,13 @@ class Transport(ABC):
     @abstractmethod
     def slot_nbytes(self) -> int:
         """The slot size given to `open`, in bytes."""
+
+    @property
+    def round_1_nbytes(self) -> int:
+        """The most of a slot that round 1 carries, in bytes, once open; the same on every rank, so that all know what
+        is left to round 2. Default: `slot_nbytes`, or without bound where slots are elastic.
+        """
+        return UNBOUNDED if self.capabilities.elastic_slots else self.slot_nbytes
 
     def peers(self) -> list[PeerState]:
         """Returns one state per group rank, as far as is known without asking anybody."""

@@ -38,8 +38,8 @@ class Terms:
     world_size: int
     slot_nbytes: int
     limits: Limits
-    elastic: bool
-    """Round 1 carries payloads of any size."""
+    round_1_nbytes: int
+    """The most of a slot that round 1 carries, header included; at least `slot_nbytes`."""
     overflow_is_error: bool
     crosses_wire: bool = True
     """Bytes cross a wire or a device on their way."""
@@ -59,7 +59,7 @@ class Verdict:
     largest_nbytes: int
     """The slot that the largest payload would need, in bytes, header included."""
     nbytes_in_round_2: list[int] | None
-    """Per rank, the payload bytes that did not fit in its slot; None where everything fit."""
+    """Per rank, the payload bytes that round 1 did not carry; None where it carried everything."""
 
 
 def judge(slots: Sequence[memoryview], expected: bytes, terms: Terms) -> Verdict:
@@ -158,16 +158,11 @@ def _round_2(headers: Sequence[Header], terms: Terms) -> list[int] | None:
             check_lengths(header, terms.limits)
         except (ProtocolError, LimitError) as exc:
             raise ProtocolError(f"slot of rank {rank}: {exc}") from exc
-    room = terms.slot_nbytes - HEADER_NBYTES
-    if all(header.total_nbytes <= room for header in headers):
-        return None
-    if terms.overflow_is_error:
-        needed = {
-            rank: header.total_nbytes + HEADER_NBYTES
-            for rank, header in enumerate(headers)
-            if header.total_nbytes > room
-        }
-        raise SlotOverflowError(needed, terms.slot_nbytes)
-    if terms.elastic:
-        return None
-    return [header.total_nbytes if header.total_nbytes > room else 0 for header in headers]
+    sizes = [header.total_nbytes for header in headers]
+    largest = max(sizes)
+    if terms.overflow_is_error and HEADER_NBYTES + largest > terms.slot_nbytes:
+        needed = {rank: HEADER_NBYTES + size for rank, size in enumerate(sizes)}
+        too_large = {rank: nbytes for rank, nbytes in needed.items() if nbytes > terms.slot_nbytes}
+        raise SlotOverflowError(too_large, terms.slot_nbytes)
+    room = terms.round_1_nbytes - HEADER_NBYTES
+    return None if largest <= room else [size if size > room else 0 for size in sizes]

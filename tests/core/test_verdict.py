@@ -28,6 +28,7 @@ from gather_core.slot import (
     write_header,
     write_payload,
 )
+from gather_core.transport import UNBOUNDED
 from gather_core.verdict import Terms, Verdict, judge
 
 LIMITS = Limits()
@@ -37,7 +38,8 @@ SLOT_NBYTES = 1024
 
 
 def terms(world_size: int, *, elastic: bool = False, overflow_is_error: bool = False, limits: Limits = LIMITS) -> Terms:
-    return Terms(GROUP, world_size, SLOT_NBYTES, limits, elastic, overflow_is_error)
+    round_1_nbytes = UNBOUNDED if elastic else SLOT_NBYTES
+    return Terms(GROUP, world_size, SLOT_NBYTES, limits, round_1_nbytes, overflow_is_error)
 
 
 def block(world_size: int, kind: Kind = Kind.DATA, *, op: int = 1, seq: int = SEQ, group: int = GROUP) -> bytes:

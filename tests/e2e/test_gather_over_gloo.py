@@ -10,6 +10,9 @@ import torch
 from gather_core import Gatherer, SlotOverflowError
 from rank_pool import RankPool
 
+TWO_ROUNDS = "gloo:hub_up_to_nbytes=0,all_to_all_up_to_nbytes=0,chunk_nbytes=4096"
+"""Round 1 carries no more than the slot."""
+
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_every_operation_gives_every_rank_what_it_promises(pool: RankPool, world_size: int) -> None:
@@ -30,7 +33,7 @@ def test_every_operation_gives_every_rank_what_it_promises(pool: RankPool, world
         assert value["run"] == [10 * r for r in ranks]
 
 
-@pytest.mark.parametrize("slot_nbytes", [16384, 1 << 20])
+@pytest.mark.parametrize("transport", ["gloo", TWO_ROUNDS])
 @pytest.mark.parametrize("codec", ["pickle", "cloudpickle", "msgpack", "msgpack+zstd", "pickle+zstd"])
 def test_uneven_arrays_and_tensors_arrive_bit_for_bit(pool: RankPool, codec: str, slot_nbytes: int) -> None:
     def body(rank: int, world_size: int) -> bool:
@@ -43,7 +46,7 @@ def test_uneven_arrays_and_tensors_arrive_bit_for_bit(pool: RankPool, codec: str
                 "ids": list(range(of)),
             }
 
-        with Gatherer(codec, "gloo", slot_nbytes=slot_nbytes, timeout_s=30) as gatherer:
+        with Gatherer(codec, transport, timeout_s=30) as gatherer:
             everyone = gatherer.all_gather(payload(rank))
             on_root = gatherer.gather(payload(rank), dst=1) or everyone
             sent = gatherer.broadcast(payload(2) if rank == 2 else None, src=2)
@@ -58,16 +61,17 @@ def test_uneven_arrays_and_tensors_arrive_bit_for_bit(pool: RankPool, codec: str
     assert pool.values(3, body) == [True] * 3
 
 
-def test_payloads_around_the_slot_size_and_around_a_chunk_arrive(pool: RankPool) -> None:
-    def body(rank: int, world_size: int) -> list[bool]:
+@pytest.mark.parametrize("transport", ["gloo", TWO_ROUNDS])
+def test_payloads_around_the_slot_size_and_around_a_chunk_arrive(pool: RankPool, transport: str) -> None:
+    def body(rank: int, world_size: int, transport: str) -> list[bool]:
         fine = []
-        with Gatherer(transport="gloo:chunk_nbytes=4096", slot_nbytes=2048, timeout_s=30) as gatherer:
+        with Gatherer(transport=transport, slot_nbytes=2048, timeout_s=30) as gatherer:
             for nbytes in [0, 1, 1700, *range(1780, 2060), 4030, 4096, 4097, 8192, 100_000]:
                 parts = gatherer.all_gather(bytes([rank]) * (nbytes if rank == 0 else 5))
                 fine.append(parts == [bytes(nbytes), *(bytes([r]) * 5 for r in range(1, world_size))])
         return fine
 
-    assert all(all(fine) for fine in pool.values(3, body))
+    assert all(all(fine) for fine in pool.values(3, body, transport))
 
 
 def test_overflow_as_an_error_names_each_rank_and_size_everywhere(pool: RankPool) -> None:
@@ -135,10 +139,11 @@ def test_the_last_answer_arrives_though_its_sender_exits_at_once(pool: RankPool)
     assert [outcome.value for outcome in outcomes] == [True, None, True]
 
 
-def test_random_sizes_on_all_ranks_stay_in_order(pool: RankPool) -> None:
-    def body(rank: int, world_size: int) -> bool:
+@pytest.mark.parametrize("transport", ["gloo", TWO_ROUNDS])
+def test_random_sizes_on_all_ranks_stay_in_order(pool: RankPool, transport: str) -> None:
+    def body(rank: int, world_size: int, transport: str) -> bool:
         rng = random.Random(7)
-        with Gatherer(transport="gloo", slot_nbytes=4096, timeout_s=30) as gatherer:
+        with Gatherer(transport=transport, slot_nbytes=4096, timeout_s=30) as gatherer:
             for step in range(100):
                 sizes = [rng.choice([0, 10, 3000, 5000, 70_000]) for _ in range(world_size)]
                 parts = gatherer.all_gather((step, bytes([rank]) * sizes[rank]))
@@ -146,4 +151,4 @@ def test_random_sizes_on_all_ranks_stay_in_order(pool: RankPool) -> None:
                     return False
         return True
 
-    assert pool.values(4, body) == [True] * 4
+    assert pool.values(4, body, transport) == [True] * 4

@@ -48,8 +48,10 @@ def test_every_rank_gets_what_each_has_filled_round_after_round(pool: RankPool, 
     def body(rank: int, world_size: int, spec: str) -> list[int]:
         transport = opened(spec)
         wrong = []
+        most = min(transport.round_1_nbytes, 500_000)
         for number in range(40):
-            filled = [(37 * r + 211 * number) % (SLOT + 1) if number % 4 else SLOT for r in range(world_size)]
+            filled = [(37 * r + 211 * number) % (SLOT + 1) for r in range(world_size)]
+            filled[number % world_size] = [SLOT, most, 0, 64, 65][number % 5]
             transport.slot(filled[rank])[:] = content(rank, filled[rank], number)
             views = transport.all_gather_slots(filled[rank], timeout_s=20)
             found = [bytes(view[:nbytes]) for view, nbytes in zip(views, filled, strict=True)]
@@ -96,21 +98,23 @@ def test_routed_payloads_reach_the_rank_that_they_are_for(pool: RankPool, world_
 
 
 @pytest.mark.parametrize(
-    ("world_size", "slot_nbytes", "num_hosts", "way"),
+    ("world_size", "slot_nbytes", "num_hosts", "way", "carried_nbytes"),
     [
-        (4, 16 << 10, 1, "hub"),
-        (16, 16 << 10, 1, "hub"),
-        (4, 16 << 10, 2, "hub"),
-        (64, 16 << 10, 1, "all_to_all"),
-        (8, 16 << 10, 2, "all_to_all"),
-        (4, 2 << 20, 1, "direct"),
-        (1, 16 << 10, 1, "direct"),
+        (2, 16 << 10, 1, "hub", 4 << 20),
+        (4, 16 << 10, 1, "hub", 699_008),
+        (16, 16 << 10, 1, "hub", 34_944),
+        (4, 16 << 10, 2, "hub", 21_824),
+        (64, 16 << 10, 1, "all_to_all", 532_608),
+        (8, 16 << 10, 2, "all_to_all", 1 << 20),
+        (400, 512 << 10, 2, "all_to_all", 512 << 10),
+        (4, 2 << 20, 1, "direct", 2 << 20),
+        (1, 16 << 10, 1, "direct", 16 << 10),
     ],
 )
 def test_few_bytes_go_through_a_hub_and_more_or_more_hosts_do_not(
-    world_size: int, slot_nbytes: int, num_hosts: int, way: str
+    world_size: int, slot_nbytes: int, num_hosts: int, way: str, carried_nbytes: int
 ) -> None:
-    assert Table(world_size, num_hosts).way_of_slots(slot_nbytes) == way
+    assert Table(world_size, num_hosts).round_1(slot_nbytes) == (way, carried_nbytes)
 
 
 @pytest.mark.parametrize("spec", WAYS)
@@ -174,7 +178,7 @@ def test_a_lost_connection_names_the_rank_behind_it(pool: RankPool) -> None:
 def test_a_length_that_no_slot_has_is_a_protocol_error_at_the_hub(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> str:
         transport = opened(HUB)
-        transport._slots.nbytes = SLOT + rank
+        transport._slots.nbytes = transport.round_1_nbytes + rank
         try:
             transport._perform(transport._slots, Deadline(3))
         except GatherError as exc:
@@ -183,7 +187,7 @@ def test_a_length_that_no_slot_has_is_a_protocol_error_at_the_hub(pool: RankPool
             transport.close()
         return "no error"
 
-    assert pool.values(2, body)[0] == "ProtocolError: a rank claims to fill 2049 of the 2048 bytes of its slot"
+    assert "ProtocolError: a rank claims to fill 4194305 of the 4194304 bytes of its slot" in pool.values(2, body)[0]
 
 
 def test_a_length_that_no_slot_has_is_a_protocol_error_at_a_spoke() -> None:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -12,9 +12,9 @@ from gather_core.local_store import LocalBell
 from gather_core.memory import aligned_buffer
 from gather_core.transport import PeerState
 from gather_transports.threads import ThreadGroup, ThreadRank, ThreadsTransport
+from thread_gatherers import caught, on_gatherers
 
 SLOT = 1024
-T = TypeVar("T")
 
 
 def opened(member: ThreadRank) -> ThreadsTransport:
@@ -224,36 +224,20 @@ def test_a_group_returns_what_each_rank_returned_or_raised() -> None:
     assert isinstance(second, KeyboardInterrupt)
 
 
-def gatherers(world_size: int, body: Callable[[Gatherer], T]) -> list[T]:
-    """Runs `body` with a Gatherer on every rank; raises what any of them raised."""
-
-    def run_rank(member: ThreadRank) -> list[T]:
-        with Gatherer(transport="threads", group=member, timeout_s=10) as gatherer:
-            return [body(gatherer)]
-
-    returned: list[T] = []
-    for outcome in ThreadGroup(world_size).run(run_rank):
-        if isinstance(outcome, BaseException):
-            raise outcome
-        returned += outcome
-    return returned
-
-
-def caught(call: Callable[..., object], *args: object) -> BaseException:
-    """What a call raises."""
-    try:
-        result = call(*args)
-    except BaseException as exc:
-        return exc
-    raise AssertionError(f"it returned {result!r}")
-
-
-@pytest.mark.parametrize("tag", ["", "step \ud800"])
-def test_a_rank_that_never_comes_is_named_within_the_timeout(tag: str) -> None:
+@pytest.mark.parametrize(
+    ("tag", "last_call"),
+    [
+        ("", "is done with all_gather #1"),
+        ("step \ud800", "is done with all_gather #1"),
+        ("eval", "has called nothing yet"),
+    ],
+)
+def test_a_rank_that_never_comes_is_named_within_the_timeout(tag: str, last_call: str) -> None:
     done = threading.Event()
 
     def body(gatherer: Gatherer) -> tuple[BaseException, float] | None:
-        gatherer.all_gather("together")
+        if "all_gather" in last_call:
+            gatherer.all_gather("together")
         if gatherer.rank == 1:
             done.wait(20)
             return None
@@ -264,13 +248,14 @@ def test_a_rank_that_never_comes_is_named_within_the_timeout(tag: str) -> None:
         done.set()
         return exc, took_s
 
-    for exc, took_s in filter(None, gatherers(3, body)):
+    for exc, took_s in filter(None, on_gatherers(3, body)):
         assert isinstance(exc, TransportTimeoutError | AbortedError)
         assert "rank 1 did not come within 0.5 s" in str(exc) or "rank 1 never entered it" in str(exc)
         assert 0.4 < took_s < 2
         if isinstance(exc, TransportTimeoutError):
             assert exc.behind == (1,)
             assert exc.missing == (), "rank 1 answered: it is behind, not silent"
+            assert f"rank 1 never entered it and {last_call}" in str(exc)
 
 
 @pytest.mark.parametrize("busy", [True, False], ids=["others wait", "others come later"])
@@ -347,7 +332,7 @@ def test_an_interrupt_propagates_and_aborts(interrupt: type[BaseException], wher
             exc = caught(gatherer.all_gather, own)
         return [exc, caught(gatherer.all_gather, 0)]
 
-    (first, later), *others = gatherers(3, body)
+    (first, later), *others = on_gatherers(3, body)
     assert isinstance(first, interrupt)
     assert isinstance(later, GroupBrokenError)
     for exc, later in others:
@@ -364,7 +349,7 @@ def test_abort_can_be_called_with_nothing_and_twice() -> None:
             gatherer.abort(ValueError("second"))
         return caught(lambda: gatherer.all_gather(0))
 
-    first, second = gatherers(2, body)
+    first, second = on_gatherers(2, body)
     assert isinstance(first, GroupBrokenError)
     assert "abort() was called" in str(first)
     assert isinstance(second, AbortedError)

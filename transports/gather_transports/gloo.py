@@ -4,17 +4,18 @@ The connections are a `ProcessGroupGloo` of this transport alone, made over the 
 take part; so a timeout here cannot break the job's own group, and two Gatherers cannot cross. (`new_group` called by
 members only makes a later world-wide one hang.)
 
-How bytes travel is a table; with s the slot size and W the world size:
+How slots travel is a table. With s the slot size, W the world size, and measured by `python -m gather_bench.ratios`:
 
-| round 1 | | measured by `python -m gather_bench.ratios` with |
+| round 1 | | with `--transport` |
 |---|---|---|
 | (W - 1) W s <= 8 MiB on one host, <= 256 KiB on several | through a hub, rank 0 | the default |
-| s <= 1 MiB | all_to_all of what is filled | `--transport gloo:hub_up_to_nbytes=0` |
-| larger | direct | `--transport gloo:hub_up_to_nbytes=0,all_to_all_up_to_nbytes=0` |
+| s <= 1 MiB | all_to_all | `gloo:hub_up_to_nbytes=0` |
+| larger | direct | `gloo:hub_up_to_nbytes=0,all_to_all_up_to_nbytes=0` |
 
-Round 2 goes through the hub within the same bounds, with the payloads in the place of the slots; else it is direct, in
-chunks. Both are exact. A hub costs a hop more than direct exchange and its host's bandwidth, and saves most of the
-messages: W - 1 each way instead of W (W - 1), which is what counts where ranks share the cores of a host.
+Each sends what is filled and not what the slot could hold; so hub and all_to_all carry payloads larger than a slot, up
+to the same bounds, in round 1. Round 2 is direct, exact, and in chunks. A hub costs a hop more than direct exchange and
+is bound by its host's bandwidth, and saves most of the messages, W - 1 each way instead of W (W - 1): which is what
+counts where ranks share the cores of a host.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,17 +25,15 @@ from typing import Literal, TypeVar
 from gather_core.chunks import copy_pieces
 from gather_core.deadline import Deadline
 from gather_core.errors import TransportError
-from gather_core.memory import align, aligned_buffer
+from gather_core.memory import ALIGNMENT
 from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
 from gather_transports.gloo_exchanges import (
     HUB,
     AllToAllSlots,
     DirectChunk,
     DirectSlots,
-    HubPayloads,
     HubSlots,
     SlotExchange,
-    SpokePayloads,
     SpokeSlots,
     Stream,
 )
@@ -46,6 +45,8 @@ _CHUNK_NBYTES = 8 << 20
 _HUB_UP_TO_NBYTES_ON_ONE_HOST = 8 << 20
 _HUB_UP_TO_NBYTES = 256 << 10
 _ALL_TO_ALL_UP_TO_NBYTES = 1 << 20
+_ALL_TO_ALL_BUFFER_NBYTES = 32 << 20
+"""What its receive buffer may take beyond the slots themselves; untouched pages cost nothing."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,18 @@ class Table:
     hub_up_to_nbytes: int = -1
     all_to_all_up_to_nbytes: int = _ALL_TO_ALL_UP_TO_NBYTES
 
-    def goes_through_hub(self, nbytes: int) -> bool:
-        """Whether the hub may send `nbytes` to every other rank."""
-        limit = self.hub_up_to_nbytes
-        if limit < 0:
-            limit = _HUB_UP_TO_NBYTES_ON_ONE_HOST if self.num_hosts == 1 else _HUB_UP_TO_NBYTES
-        return (self.world_size - 1) * nbytes <= limit
-
-    def way_of_slots(self, slot_nbytes: int) -> Literal["hub", "all_to_all", "direct"]:
-        """How round 1 travels."""
-        if self.world_size > 1 and self.goes_through_hub(self.world_size * slot_nbytes):
-            return "hub"
-        if self.world_size > 1 and slot_nbytes <= self.all_to_all_up_to_nbytes:
-            return "all_to_all"
-        return "direct"
+    def round_1(self, slot_nbytes: int) -> tuple[Literal["hub", "all_to_all", "direct"], int]:
+        """Returns how round 1 travels, and the most that it carries per rank, in bytes."""
+        num_peers = self.world_size - 1
+        hub_limit = self.hub_up_to_nbytes
+        if hub_limit < 0:
+            hub_limit = _HUB_UP_TO_NBYTES_ON_ONE_HOST if self.num_hosts == 1 else _HUB_UP_TO_NBYTES
+        if num_peers and num_peers * self.world_size * slot_nbytes <= hub_limit:
+            return "hub", hub_limit // (num_peers * self.world_size) & -ALIGNMENT
+        if num_peers and slot_nbytes <= self.all_to_all_up_to_nbytes:
+            within_memory = min(self.all_to_all_up_to_nbytes, _ALL_TO_ALL_BUFFER_NBYTES // num_peers) & -ALIGNMENT
+            return "all_to_all", max(slot_nbytes, within_memory)
+        return "direct", slot_nbytes
 
 
 class GlooTransport(Transport):
@@ -84,7 +83,7 @@ class GlooTransport(Transport):
     """
 
     name = "gloo"
-    capabilities = Capabilities(locality="any", death_detection="fast")
+    capabilities = Capabilities(locality="any", elastic_slots=True, death_detection="fast")
 
     def __init__(
         self,
@@ -99,7 +98,6 @@ class GlooTransport(Transport):
         self._hub_up_to_nbytes = hub_up_to_nbytes
         self._all_to_all_up_to_nbytes = all_to_all_up_to_nbytes
         self._link: GlooLink | None = None
-        self._kept_block = memoryview(b"")
         self._world_size = 0
 
     @classmethod
@@ -141,14 +139,15 @@ class GlooTransport(Transport):
             self._link = GlooLink(context, timeout_s, self.check_interrupt)
 
     def _make_slot_exchange(self) -> SlotExchange:
-        rank, world_size, slot_nbytes = self._rank, self._world_size, self._slot_nbytes
-        match self._table.way_of_slots(slot_nbytes):
+        rank, world_size = self._rank, self._world_size
+        way, nbytes = self._table.round_1(self._slot_nbytes)
+        match way:
             case "hub":
-                return HubSlots(world_size, slot_nbytes) if rank == HUB else SpokeSlots(rank, world_size, slot_nbytes)
+                return HubSlots(world_size, nbytes) if rank == HUB else SpokeSlots(rank, world_size, nbytes)
             case "all_to_all":
-                return AllToAllSlots(rank, world_size, slot_nbytes)
+                return AllToAllSlots(rank, world_size, nbytes)
             case "direct":
-                return DirectSlots(rank, world_size, slot_nbytes)
+                return DirectSlots(rank, world_size, nbytes)
 
     @property
     def rank(self) -> int:
@@ -157,6 +156,10 @@ class GlooTransport(Transport):
     @property
     def slot_nbytes(self) -> int:
         return self._slot_nbytes
+
+    @property
+    def round_1_nbytes(self) -> int:
+        return len(self._slots.slot)
 
     def slot(self, nbytes: int) -> memoryview:
         return self._slots.slot[:nbytes]
@@ -175,10 +178,6 @@ class GlooTransport(Transport):
         into: Sequence[memoryview],
         timeout_s: float,
     ) -> Sequence[memoryview]:
-        total = sum(map(align, nbytes_per_rank))
-        if self._peers and self._table.goes_through_hub(total):
-            part = HubPayloads if self._rank == HUB else SpokePayloads
-            return self._perform(part(self._rank, parts, nbytes_per_rank, self._block(total)), Deadline(timeout_s))
         own_nbytes = nbytes_per_rank[self._rank]
         outgoing = Stream(parts, own_nbytes)
         self._exchange_chunks(
@@ -188,12 +187,6 @@ class GlooTransport(Transport):
             lambda: copy_pieces(into[self._rank], parts, 0, own_nbytes),
         )
         return into
-
-    def _block(self, nbytes: int) -> memoryview:
-        """Memory for what goes through the hub, kept because fresh pages cost more than what is done in them."""
-        if nbytes > len(self._kept_block):
-            self._kept_block = aligned_buffer(nbytes)
-        return self._kept_block[:nbytes]
 
     def all_to_all_exact(
         self,

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 HUB = 0
 _SLOT_TAG = 1
-_PAYLOAD_TAG = 2
-_CHUNK_TAG = 3
+_CHUNK_TAG = 2
 _LENGTH = struct.Struct("<Q")
 _NEVER = timedelta(days=1)
 """For what Gloo itself waits for in a collective: the link's own timeout, or its end, comes first."""
@@ -232,66 +231,6 @@ class _Messages:
         """Waits for all of them."""
         for peer, work in self._works:
             wait_for(work, timeout, peer)
-
-
-class _PayloadsThroughHub:
-    """Round 2 through rank 0: one message each way, as all lengths are known.
-
-    Args:
-        rank: This rank.
-        parts: Its payload.
-        nbytes_per_rank: Everybody's, in bytes.
-        block: Memory for all of them back to back, each start aligned to 64.
-    """
-
-    def __init__(
-        self, rank: int, parts: Sequence[memoryview], nbytes_per_rank: Sequence[int], block: memoryview
-    ) -> None:
-        self._block = block
-        self._payloads = payload_views(self._block, nbytes_per_rank)
-        self._own = self._payloads[rank]
-        self._senders = [peer for peer, nbytes in enumerate(nbytes_per_rank) if nbytes and peer != HUB]
-        self._rank = rank
-        copy_pieces(self._own, parts, 0, len(self._own))
-
-    def _message_to(self, peer: int) -> "torch.Tensor":
-        """What the hub sends to a peer: all payloads, but for the last rank's own, which is easy to leave out."""
-        last = len(self._payloads) - 1
-        left_out = align(len(self._payloads[last])) if peer == last else 0
-        return as_tensor(self._block[: len(self._block) - left_out])
-
-    def _result(self) -> list[memoryview]:
-        return [payload.toreadonly() for payload in self._payloads]
-
-
-class HubPayloads(_PayloadsThroughHub):
-    """Rank 0's part."""
-
-    def post(self, group: Any) -> None:
-        """See `Exchange`."""
-        receives = {peer: as_tensor(self._payloads[peer]) for peer in self._senders}
-        self._receives = _Messages(group, receives, {}, _PAYLOAD_TAG)
-
-    def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
-        """See `Exchange`; returns the payloads."""
-        self._receives.wait(timeout)
-        sends = {peer: self._message_to(peer) for peer in range(1, len(self._payloads))}
-        _Messages(group, {}, sends, _PAYLOAD_TAG).wait(timeout)
-        return self._result()
-
-
-class SpokePayloads(_PayloadsThroughHub):
-    """Any other rank's part."""
-
-    def post(self, group: Any) -> None:
-        """See `Exchange`."""
-        sends = {HUB: as_tensor(self._own)} if self._rank in self._senders else {}
-        self._messages = _Messages(group, {HUB: self._message_to(self._rank)}, sends, _PAYLOAD_TAG)
-
-    def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
-        """See `Exchange`; returns the payloads."""
-        self._messages.wait(timeout)
-        return self._result()
 
 
 class DirectChunk:

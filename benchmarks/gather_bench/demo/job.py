@@ -44,7 +44,7 @@ class Result:
     """What all workers together put in, headers included."""
     rounds_per_step: float
     fitting_slot_nbytes: int
-    """Slots of this size need one round per step."""
+    """Slots of this size hold what any worker gathers in a step, so that no transport needs a second round."""
     gather_s: dict[str, float]
     """Seconds to gather one step's objects on the slowest worker, median, by what gathered them."""
 

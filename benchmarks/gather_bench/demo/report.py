@@ -22,7 +22,7 @@ def print_report(console: Console, options: Options, result: Result) -> None:
     """Prints what was learnt, whether it is right, what was gathered and how long that took."""
     console.print(result.description, highlight=False, style="dim")
     console.print(_training(options, result))
-    console.print(_gathering(result))
+    console.print(_gathering(options, result))
     console.print(_times(result))
     workers = count_workers(options.workers)
     if agrees_with_one_process(result):
@@ -47,12 +47,13 @@ def _training(options: Options, result: Result) -> Table:
     return table
 
 
-def _gathering(result: Result) -> Table:
+def _gathering(options: Options, result: Result) -> Table:
     table = Table("gathering", "")
     table.add_row("bytes per step, all workers together", f"{result.nbytes_per_step:,.0f}")
     table.add_row("rounds per step", f"{result.rounds_per_step:.2f}")
-    if result.rounds_per_step > 1:
-        table.add_row("to save the second round", f"--slot-nbytes {result.fitting_slot_nbytes}")
+    if result.fitting_slot_nbytes > options.slot_nbytes:
+        saves = "saves the second round" if result.rounds_per_step > 1 else "what a step needs; not needed here"
+        table.add_row(f"--slot-nbytes {result.fitting_slot_nbytes}", saves)
     return table
 
 

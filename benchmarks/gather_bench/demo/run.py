@@ -46,7 +46,7 @@ def _train_and_measure(options: Options, train: Texts, held_out: Texts) -> Resul
         stats = gatherer.stats
         description, num_gathers, num_second_rounds = gatherer.describe(), stats.operations, stats.second_rounds
         sent_nbytes = sum(others.all_gather(stats.sent_nbytes, tag="sent"))
-        fitting_nbytes = stats.largest_slot_nbytes if stats.second_rounds else gatherer.slot_nbytes
+        fitting_nbytes = max(stats.largest_slot_nbytes, gatherer.slot_nbytes)
         with make_gatherer(slot_nbytes=fitting_nbytes) as fitting:
             gather_s = compare_gather_times(trainer.last_gathered, gatherer, fitting)
         if recall_before is None or recall_after is None:
