@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar, Literal, TypeAlias
 
+from gather_core.memory import aligned_buffer
+
 __all__ = ["Buffer", "Codec", "DecodeOptions", "Frames", "Limits", "TensorDevice", "Trust"]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
@@ -29,17 +31,21 @@ class Trust(Enum):
 class Limits:
     """Bounds on what is believed from the wire, checked before anything is allocated.
 
-    They must be equal on every rank (round 0 compares them), so that a payload is refused by all ranks or by none.
+    They must be equal on every rank (round 0 compares them). On the bytes as they travel, the sender checks the first
+    three before anything is sent, so that such a payload is refused by all ranks or by none. What a codec learns only
+    while it decodes, it checks on the rank that decodes, and only that rank raises: sizes after decompression, the
+    expansion ratio, and the copies that msgpack makes of nested data. The built-in zstd compresses nothing that the
+    defaults would refuse; lower limits may refuse on the receivers what the sender could send.
     """
 
     payload_nbytes: int = 1 << 36
-    """One rank's encoded object, in bytes."""
+    """One rank's encoded object, in bytes, also after decompression; and what decoding it copies at any one time."""
     num_frames: int = 1 << 20
     """Frames of one object."""
     frame_nbytes: int = 1 << 36
     """One frame, in bytes, also after decompression."""
     expansion_ratio: int = 20_000
-    """Decompressed over compressed size of one frame; the built-in zstd never writes more than 10,000."""
+    """Decompressed over compressed size of one frame; the built-in zstd never writes more than half the default."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -84,6 +90,7 @@ class Codec(ABC):
 
         Raises:
             DecodeError: The frames are not what `encode` writes. The Gatherer wraps any other exception in one.
+            LimitError: Decoding them would take more than `options.limits` allow.
         """
 
     @property
@@ -100,8 +107,6 @@ def own(frame: memoryview) -> memoryview:
     """Returns writable memory that the decoded object may keep: the frame itself, or a copy where it is borrowed."""
     if not frame.readonly:
         return frame
-    from gather_core.memory import aligned_buffer
-
     copy = aligned_buffer(frame.nbytes)
     copy[:] = frame
     return copy

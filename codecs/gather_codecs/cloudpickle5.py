@@ -1,6 +1,7 @@
 """Cloudpickle: pickles by value what pickle refers to by name."""
 
 import io
+import sys
 from collections import ChainMap
 from typing import Any
 
@@ -13,10 +14,13 @@ from gather_core.codec import Frames
 class CloudpickleCodec(PickleCodec):
     """As `pickle`, and also lambdas, closures, local classes and those of `__main__`, by value.
 
-    All ranks must run the same version of Python: the code itself travels.
+    All ranks must run the same version of Python, because the code itself travels; the fingerprint contains it.
     """
 
     name = "cloudpickle"
+
+    def fingerprint(self) -> str:
+        return f"{self.spec} of Python {sys.version_info.major}.{sys.version_info.minor}"
 
     def encode(self, obj: object) -> Frames:
         buffers: list[Any] = []

@@ -6,7 +6,6 @@ Decoding builds the types below and nothing else.
 """
 
 import datetime as dt
-import pickle
 import re
 import sys
 import uuid
@@ -30,7 +29,7 @@ from gather_codecs.tensors import (
     tensor_bytes,
 )
 from gather_core.codec import Codec, DecodeOptions, Frames, Trust, own
-from gather_core.errors import DecodeError, EncodeError
+from gather_core.errors import DecodeError, EncodeError, LimitError
 
 _MAX_DEPTH = 100
 _INLINE_BELOW_NBYTES = 1024
@@ -57,6 +56,11 @@ class MessagePackCodec(Codec):
     Takes None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, datetime, date,
     time, timedelta, Decimal, UUID, numeric numpy arrays and scalars, and dense torch tensors; no subclasses of them.
     References that share an object arrive as separate ones; cycles are refused. Arrays and tensors arrive writable.
+    Tensors arrive row-major, whatever their strides were (channels_last, transposed); detached unless they are leaves,
+    whose `requires_grad` stays; and without hooks, which torch.save drops too. A leaf that has a `.grad` is refused.
+
+    Every tuple, set or other type that MessagePack lacks is copied once per level that it is nested; decoding refuses
+    to hold more than `Limits.payload_nbytes` in such copies at a time.
     """
 
     name = "msgpack"
@@ -77,7 +81,7 @@ class MessagePackCodec(Codec):
             raise DecodeError("no frames")
         try:
             return _Rebuild(frames, options).decode()
-        except DecodeError:
+        except (DecodeError, LimitError):
             raise
         except Exception as exc:
             raise DecodeError(f"not what the msgpack codec writes: {type(exc).__name__}: {exc}") from exc
@@ -135,20 +139,23 @@ class _Lowering:
         if kind is np.ndarray:
             order = "F" if obj.flags.f_contiguous and not obj.flags.c_contiguous else "C"
             meta: list[Any] = [_dtype_code(obj), list(obj.shape), order]
-            return msgpack.ExtType(_NDARRAY, _pack([*meta, self._elements(array_bytes(obj))]))
+            return msgpack.ExtType(_NDARRAY, _pack([*meta, self._elements(array_bytes(obj).data)]))
         if isinstance(obj, np.generic) and np.dtype(_dtype_code(obj)).type is kind:
             return msgpack.ExtType(_NUMPY_SCALAR, _pack([_dtype_code(obj), obj.tobytes()]))
         torch = sys.modules.get("torch")
         if torch is not None and kind is torch.Tensor and is_dense(obj) and not obj.__dict__:
+            # Asking a tensor that is no leaf for its gradient is a warning.
+            if obj.is_leaf and obj.grad is not None:
+                raise _Refusal(obj, "its .grad would be lost; send detached tensors")
             meta = [dtype_name(obj.dtype), list(obj.shape), arrives_with_grad(obj)]
-            return msgpack.ExtType(_TENSOR, _pack([*meta, self._elements(tensor_bytes(obj))]))
+            return msgpack.ExtType(_TENSOR, _pack([*meta, self._elements(tensor_bytes(obj).raw())]))
         name = f"{kind.__module__}.{kind.__qualname__}"
         raise _Refusal(obj, f"it keeps no {name} like this one exactly; convert it, or use pickle")
 
-    def _elements(self, flat: "np.ndarray[Any, Any]") -> bytes | int:
+    def _elements(self, flat: memoryview) -> bytes | int:
         if flat.nbytes < _INLINE_BELOW_NBYTES:
             return flat.tobytes()
-        self.frames.append(flat.data)
+        self.frames.append(flat)
         return len(self.frames)
 
 
@@ -210,16 +217,19 @@ def _lower_zone(obj: dt.datetime | dt.time) -> Any:
         offset = zone.utcoffset(None)
         if zone.tzname(None) == dt.timezone(offset).tzname(None):
             return _timedelta_parts(offset)
-    raise _Refusal(obj, f"its time zone is neither a fixed offset without a name nor a ZoneInfo, but {type(zone)}")
+    raise _Refusal(obj, f"its time zone {zone!r:.60} is neither a fixed offset without a name nor ZoneInfo(name)")
 
 
 def _is_by_name(zone: ZoneInfo) -> bool:
-    """Whether the zone came from the time zone database, not from a file."""
+    """Whether its name gives this very zone: not one from a file, past the cache, or from before it was cleared.
+
+    Datetimes of two zones are compared in another way than those of one, also where both have the same name.
+    """
+    key: str | None = zone.key
     try:
-        zone.__reduce__()
-    except pickle.PicklingError:
+        return key is not None and ZoneInfo(key) is zone
+    except (KeyError, ValueError, TypeError, OSError):
         return False
-    return True
 
 
 def _timedelta_parts(delta: dt.timedelta) -> list[int]:
@@ -256,6 +266,7 @@ class _Rebuild:
         self._options = options
         self._unused = set(range(1, len(frames)))
         self._depth = 0
+        self._held_nbytes = 0
 
     def decode(self) -> object:
         obj = self._unpack(self._frames[0])
@@ -264,7 +275,7 @@ class _Rebuild:
         return obj
 
     def _unpack(self, data: Any) -> Any:
-        """Unpacks one message, after a scan that allocates nothing has shown that its lengths are true."""
+        """Unpacks one message, after a scan that builds nothing has shown that its lengths are true."""
         self._depth += 1
         if self._depth > _MAX_DEPTH + 2:
             raise DecodeError(f"nested more than {_MAX_DEPTH} deep")
@@ -278,6 +289,15 @@ class _Rebuild:
         return obj
 
     def _rebuild(self, code: int, data: bytes) -> Any:
+        """Rebuilds one extension; msgpack holds `data`, a copy, until this returns."""
+        self._held_nbytes += len(data)
+        if self._held_nbytes > self._options.limits.payload_nbytes:
+            raise LimitError(f"copies of {self._held_nbytes} bytes of nested data are above {self._options.limits}")
+        obj = self._rebuild_one(code, data)
+        self._held_nbytes -= len(data)
+        return obj
+
+    def _rebuild_one(self, code: int, data: bytes) -> Any:
         if code in _FROM_DATA:
             return _FROM_DATA[code](data)
         if code in _FROM_PARTS:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gather_codecs.tensors import arrives_with_grad, build_tensor, is_dense, place, tensor_bytes
 from gather_core.codec import Codec, DecodeOptions, Frames, TensorDevice, Trust, own
-from gather_core.errors import DecodeError
+from gather_core.errors import DecodeError, LimitError, summarize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,23 +26,24 @@ _PROTOCOL_5, _FRAME = b"\x80\x05", b"\x95"
 
 
 class PickleCodec(Codec):
-    """Whatever pickle takes. A view ships its elements and not its storage; shared tensors stay shared."""
+    """Whatever pickle takes. A view ships its elements and not its storage; shared tensors stay shared.
+
+    Dense tensors arrive row-major, whatever their strides were (channels_last, transposed); detached unless they are
+    leaves, whose `requires_grad` stays; and without `.grad` and hooks, which torch.save drops too.
+    """
 
     name = "pickle"
     trust = Trust.CODE
 
-    def __init__(self) -> None:
-        self._idle = _Idle()
-
     def encode(self, obj: object) -> Frames:
         # Taken away while in use, so that an encode inside an encode gets another one; lost if this one fails.
-        encoder = self._idle.encoder
-        self._idle.encoder = None
+        encoder = _idle.encoder
+        _idle.encoder = None
         if encoder is None or not encoder.is_current():
             encoder = _Encoder()
         frames = encoder.encode(obj)
         if len(frames[0]) <= _KEEP_UP_TO_NBYTES:
-            self._idle.encoder = encoder
+            _idle.encoder = encoder
         return frames
 
     def decode(self, frames: Sequence[memoryview], options: DecodeOptions = DecodeOptions()) -> object:  # noqa: B008
@@ -68,7 +69,10 @@ def _load(frames: Sequence[memoryview]) -> object:
 
 
 def _load_head(head: memoryview, buffers: Iterable[memoryview]) -> object:
-    """Unpickles the head, which must be one pickle and nothing behind it."""
+    """Unpickles the head; bytes behind its last frame are refused.
+
+    What a damaged head has behind the end of the pickle but inside that frame is ignored, as pickle itself does.
+    """
     try:
         # What pickle wrote as one frame says how long it is; only other heads need the slower unpickler that tells.
         if len(head) > _FRAMED.size:
@@ -77,8 +81,10 @@ def _load_head(head: memoryview, buffers: Iterable[memoryview]) -> object:
                 return pickle.loads(head, buffers=buffers)
         stream = io.BytesIO(head)
         obj: object = pickle.Unpickler(stream, buffers=buffers).load()
-    except pickle.UnpicklingError as exc:
-        raise DecodeError(f"damaged pickle, or frames missing: {exc}") from exc
+    except (DecodeError, LimitError):
+        raise
+    except Exception as exc:
+        raise DecodeError(f"cannot unpickle: {summarize(exc)}") from exc
     if stream.tell() != len(head):
         raise DecodeError(f"{len(head) - stream.tell()} bytes behind the pickle")
     return obj
@@ -122,9 +128,12 @@ class _Encoder:
 
 
 class _Idle(threading.local):
-    """This thread's encoder, while it is not in use."""
+    """This thread's encoder, while it is not in use: all codec objects share it, so that they hold no state."""
 
     encoder: _Encoder | None = None
+
+
+_idle = _Idle()
 
 
 class _Decoding(threading.local):
@@ -184,8 +193,7 @@ def _reduce_tensor(tensor: "torch.Tensor") -> Any:
     if not is_dense(tensor):
         movable = tensor if tensor.device.type in ("cpu", "meta") else tensor.cpu()
         return movable.__reduce_ex__(5)  # type: ignore[no-untyped-call]
-    buffer = pickle.PickleBuffer(tensor_bytes(tensor).data)
-    arguments = (buffer, tensor.dtype, tuple(tensor.shape), arrives_with_grad(tensor))
+    arguments = (tensor_bytes(tensor), tensor.dtype, tuple(tensor.shape), arrives_with_grad(tensor))
     return _with_attributes(tensor, rebuild_tensor, arguments)
 
 

@@ -1,21 +1,29 @@
 """Torch tensors and numpy arrays as bytes and back, for all codecs: elements only, never the storage behind a view."""
 
 import functools
-import math
+from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any
 
 from gather_core.codec import TensorDevice
+from gather_core.errors import DecodeError, summarize
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
 _MAX_DIMS = 64
-"""As many as numpy and torch allow."""
+"""As many as numpy allows; torch allows more."""
+_MAX_DIMS_NUMPY_1 = 32
+_MAX_SIZE = (1 << 63) - 1
+_SHAPE_TYPES = (list, tuple)
+_NUMPY_LACKS = (
+    *("bfloat16", "complex32", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
+    *("float8_e8m0fnu", "float4_e2m1fn_x2"),
+)
 _DTYPE_NAMES = (
     *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
-    *("float16", "bfloat16", "float32", "float64", "complex32", "complex64", "complex128"),
-    *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn_x2"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+    *_NUMPY_LACKS,
 )
 
 
@@ -30,6 +38,15 @@ def _dtypes() -> "dict[str, torch.dtype]":
 @functools.cache
 def _names() -> "dict[torch.dtype, str]":
     return {dtype: name for name, dtype in _dtypes().items()}
+
+
+@functools.cache
+def _stand_ins() -> "dict[torch.dtype, torch.dtype]":
+    """What the dtypes that numpy lacks are seen as on their way through it: ints of the same size."""
+    import torch
+
+    ints = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+    return {dtype: ints[dtype.itemsize] for name, dtype in _dtypes().items() if name in _NUMPY_LACKS}
 
 
 def dtype_name(dtype: "torch.dtype") -> str | None:
@@ -50,14 +67,18 @@ def dtype_of(name: object) -> "torch.dtype":
 
 
 def is_dense(tensor: "torch.Tensor") -> bool:
-    """Whether the elements, dtype and shape are the whole value: not sparse, quantized, nested or on `meta`."""
+    """Whether the elements, dtype and shape are the whole value: not sparse, quantized, nested or on `meta`.
+
+    Also of no more dimensions than decoding takes.
+    """
     import torch
 
     return (
-        tensor.layout is torch.strided
-        and tensor.dtype in _names()
+        tensor.dtype in _names()
+        and tensor.layout is torch.strided
+        and tensor.ndim <= _MAX_DIMS
         and not tensor.is_nested
-        and tensor.device.type != "meta"
+        and not tensor.is_meta
     )
 
 
@@ -66,22 +87,24 @@ def arrives_with_grad(tensor: "torch.Tensor") -> bool:
     return tensor.requires_grad and tensor.is_leaf
 
 
-def tensor_bytes(tensor: "torch.Tensor") -> "np.ndarray[Any, Any]":
-    """The elements in row-major order, as a uint8 array of shape (nbytes,); a contiguous CPU tensor is not copied."""
-    import torch
+def tensor_bytes(tensor: "torch.Tensor") -> PickleBuffer:
+    """The elements of a dense tensor in row-major order; those of a contiguous CPU tensor are not copied."""
+    if not tensor.is_contiguous():
+        tensor = tensor.detach().contiguous()
+    # More dimensions than numpy 1 has, or sizes beside a 0 that numpy multiplies.
+    if tensor.ndim > _MAX_DIMS_NUMPY_1 or tensor.numel() == 0:
+        tensor = tensor.detach().reshape(-1)
+    stand_in = _stand_ins().get(tensor.dtype)
+    if stand_in is not None:
+        tensor = _resolved(tensor.detach()).view(stand_in)
+    # force: detaches, moves to the CPU, resolves conjugates and negatives; one call is cheaper than asking for each.
+    elements: Any = tensor.numpy(force=True)
+    return PickleBuffer(elements)
 
-    dense = tensor.detach()
-    # On tensors that need none of these, asking is cheaper than calling.
-    if dense.is_conj() or dense.is_neg():
-        dense = dense.resolve_conj().resolve_neg()
-    if dense.device.type != "cpu":
-        dense = dense.cpu()
-    if not dense.is_contiguous():
-        dense = dense.contiguous()
-    # A tensor of one element counts as contiguous whatever its stride is; as_strided makes it 1 again.
-    elements = dense.as_strided((dense.numel(),), (1,), dense.storage_offset())
-    flat: np.ndarray[Any, Any] = elements.view(torch.uint8).numpy()
-    return flat
+
+def _resolved(tensor: "torch.Tensor") -> "torch.Tensor":
+    # On tensors that need neither, asking is cheaper than calling.
+    return tensor.resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor
 
 
 def array_bytes(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
@@ -98,26 +121,38 @@ def check_shape(shape: object, itemsize: int, nbytes: int) -> tuple[int, ...]:
     Raises:
         ValueError: It is no shape, or not of that many bytes.
     """
-    sizes = tuple(shape) if isinstance(shape, list | tuple) and len(shape) <= _MAX_DIMS else (-1,)
-    are_sizes = all(type(size) is int and 0 <= size < 1 << 63 for size in sizes)
-    if not are_sizes or math.prod(sizes) * itemsize != nbytes:
-        raise ValueError(f"{nbytes} bytes are not of shape {shape!r:.80} with {itemsize} bytes per element")
-    return sizes
+    if isinstance(shape, _SHAPE_TYPES) and len(shape) <= _MAX_DIMS and _shape_nbytes(shape, itemsize) == nbytes:
+        return tuple(shape)
+    raise ValueError(f"{nbytes} bytes are not of shape {shape!r:.80} with {itemsize} bytes per element")
+
+
+def _shape_nbytes(shape: list[Any] | tuple[Any, ...], itemsize: int) -> int:
+    """Bytes of an array of this shape; -1 if it is no shape."""
+    nbytes = itemsize
+    for size in shape:
+        if type(size) is not int or not 0 <= size <= _MAX_SIZE:
+            return -1
+        nbytes *= size
+    return nbytes
 
 
 def build_tensor(memory: Any, dtype: "torch.dtype", shape: object) -> "torch.Tensor":
-    """A CPU tensor over `memory`, which must be writable and the tensor's own.
+    """A CPU tensor over `memory`: bytes that must be writable and the tensor's own.
 
     Raises:
         ValueError: The shape does not fit the memory.
     """
     import torch
 
-    nbytes = memoryview(memory).nbytes
+    nbytes = len(memory)
     sizes = check_shape(shape, dtype.itemsize, nbytes)
-    # frombuffer refuses empty memory.
-    flat = torch.frombuffer(memory, dtype=torch.uint8) if nbytes else torch.empty(0, dtype=torch.uint8)
-    return flat.view(dtype).view(sizes)
+    if nbytes:
+        flat = torch.frombuffer(memory, dtype=dtype)
+    else:
+        # frombuffer refuses empty memory. Without the device, this would land on the user's default device.
+        flat = torch.empty(0, dtype=torch.uint8, device="cpu").view(dtype)
+    # Given a tuple, this is faster than the methods view and reshape.
+    return flat if len(sizes) == 1 else torch.reshape(flat, sizes)
 
 
 def build_array(memory: Any, dtype: "np.dtype[Any]", shape: object, order: str) -> "np.ndarray[Any, Any]":
@@ -136,12 +171,20 @@ def build_array(memory: Any, dtype: "np.dtype[Any]", shape: object, order: str) 
 
 
 def place(tensor: "torch.Tensor", device: TensorDevice) -> "torch.Tensor":
-    """Moves a decoded CPU tensor where this rank wants it; the sender's device is never asked."""
+    """Moves a decoded CPU tensor where this rank wants it; the sender's device is never asked.
+
+    Raises:
+        DecodeError: The function that says where failed, or the move to the current device did.
+    """
     if device == "cpu":
         return tensor
-    if callable(device):
-        placed: Any = device(tensor)
-        return placed  # type: ignore[no-any-return]
+    try:
+        return device(tensor) if callable(device) else _to_current(tensor)  # type: ignore[return-value]
+    except Exception as exc:
+        raise DecodeError(f"tensor_device failed: {summarize(exc)}") from exc
+
+
+def _to_current(tensor: "torch.Tensor") -> "torch.Tensor":
     import torch
 
     accelerator = torch.accelerator.current_accelerator()

@@ -3,6 +3,7 @@
 import struct
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import zstandard
@@ -18,8 +19,9 @@ _SAMPLE_NBYTES = 10_000
 _NUM_SAMPLES = 5
 _STORED = (1 << 64) - 1
 """In the table, in place of a decompressed size: this frame is not compressed."""
-_MAX_RATIO = 10_000
-"""Frames of zeros shrink up to 32,768 times; padded to this they stay below the default of `Limits`."""
+_DEFAULTS = Limits()
+_MAX_RATIO = _DEFAULTS.expansion_ratio // 2
+"""Frames of zeros shrink up to 32,768 times; padded to this they stay below the default limit."""
 _SKIPPABLE = struct.Struct("<II")
 _SKIPPABLE_MAGIC = 0x184D2A50
 
@@ -28,6 +30,8 @@ class ZstdCodec(Codec):
     """Compresses what another codec writes; decodes what that codec decodes.
 
     The first frame is a table with one u64 per frame: its decompressed size in bytes, or all ones where it is stored.
+    Objects that the default `Limits` would refuse after decompression are stored: the limits in force then count all
+    of their bytes before they are sent.
 
     Args:
         inner: The codec whose frames are compressed.
@@ -46,6 +50,10 @@ class ZstdCodec(Codec):
         self._level = level
         self._min_nbytes = min_nbytes
         self._contexts = _Contexts(level)
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles are built from the arguments: zstandard's contexts are neither."""
+        return partial(type(self), level=self._level, min_nbytes=self._min_nbytes), (self._inner,)
 
     @property
     def trust(self) -> Any:  # type: ignore[override]
@@ -70,9 +78,10 @@ class ZstdCodec(Codec):
     def encode(self, obj: object) -> Frames:
         sizes: list[int] = []
         stored: list[Buffer] = []
-        for frame in self._inner.encode(obj):
-            view = memoryview(frame).cast("B")
-            packed = self._compress(view)
+        views = [memoryview(frame).cast("B") for frame in self._inner.encode(obj)]
+        may_compress = sum(view.nbytes for view in views) <= min(_DEFAULTS.payload_nbytes, _DEFAULTS.frame_nbytes)
+        for view in views:
+            packed = self._compress(view) if may_compress else None
             sizes.append(_STORED if packed is None else view.nbytes)
             stored.append(view if packed is None else packed)
         return [struct.pack(f"<{len(sizes)}Q", *sizes), *stored]
@@ -101,7 +110,7 @@ class ZstdCodec(Codec):
         return self._inner.decode(raw, options)
 
     def _decompress(self, packed: memoryview, size: int) -> memoryview:
-        """Decompresses into memory of the declared size."""
+        """Decompresses into memory of the declared size, which the codec inside may keep."""
         try:
             declared = zstandard.get_frame_parameters(packed).content_size
             if declared != size:
@@ -110,7 +119,7 @@ class ZstdCodec(Codec):
             self._fill(raw, packed)
         except (zstandard.ZstdError, MemoryError) as exc:
             raise DecodeError(f"damaged zstd frame: {exc}") from exc
-        return raw.toreadonly()
+        return raw
 
     def _fill(self, raw: memoryview, packed: memoryview) -> None:
         filled = 0
@@ -138,7 +147,7 @@ def _sample(view: memoryview) -> bytes:
 
 def _pad(packed: bytes, raw_nbytes: int) -> bytes:
     """Copies a compressed frame out of the larger memory that zstandard keeps it in; a skippable frame pads it."""
-    num_missing = max(0, raw_nbytes // _MAX_RATIO - len(packed))
+    num_missing = max(0, -(-raw_nbytes // _MAX_RATIO) - len(packed))
     padding = _SKIPPABLE.pack(_SKIPPABLE_MAGIC, num_missing) + bytes(num_missing) if num_missing else b""
     return b"".join((memoryview(packed), padding))
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gather_codecs.cloudpickle5 import CloudpickleCodec
+from gather_codecs.zstandard_frames import ZstdCodec
 from gather_core.errors import DecodeError
 
 _ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -75,3 +76,14 @@ def test_parameters_bf16_and_sharing_survive(codec: CloudpickleCodec, roundtrip:
 def test_surplus_frames_are_refused(codec: CloudpickleCodec, land: Any) -> None:
     with pytest.raises(DecodeError):
         codec.decode(land([*codec.encode(lambda: 1), b"surplus"]))
+
+
+def test_ranks_with_other_versions_of_python_do_not_match(
+    codec: CloudpickleCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = codec.fingerprint()
+    assert "{}.{}".format(*sys.version_info[:2]) in here
+    assert ZstdCodec(codec).fingerprint() == f"{here}+zstd"
+    assert codec.spec == "cloudpickle"
+    monkeypatch.setattr(sys, "version_info", type("version_info", (), {"major": 3, "minor": 99}))
+    assert codec.fingerprint() != here

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import datetime as dt
 import enum
+import io
 import struct
 import tracemalloc
 import uuid
@@ -21,8 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gather_codecs.messagepack import MessagePackCodec
-from gather_core.codec import DecodeOptions, Trust
-from gather_core.errors import DecodeError, EncodeError
+from gather_core.codec import DecodeOptions, Limits, Trust
+from gather_core.errors import DecodeError, EncodeError, LimitError
 
 Land = Callable[[Sequence[Any]], list[memoryview]]
 IST = dt.timezone(dt.timedelta(hours=5, minutes=30))
@@ -167,6 +168,39 @@ def test_a_tensor_with_attributes_is_refused() -> None:
         CODEC.encode([tensor])
 
 
+def test_a_leaf_with_a_gradient_is_refused_with_its_path() -> None:
+    leaf = torch.ones(3, requires_grad=True)
+    leaf.grad = torch.zeros(3)
+    with pytest.raises(EncodeError, match=r"\$\.a\[0\]: .*\.grad"):
+        CODEC.encode({"a": [leaf]})
+    CODEC.encode({"a": [leaf.detach(), leaf * 2, leaf.grad]})
+
+
+def _from_file(key: str | None) -> ZoneInfo:
+    # A version 1 file: no transitions, one type, UTC.
+    head = b"TZif" + bytes(16) + struct.pack(">6I", 0, 0, 0, 0, 1, 4)
+    return ZoneInfo.from_file(io.BytesIO(head + bytes(6) + b"UTC\0"), key=key)
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        *(ZoneInfo.no_cache("Europe/Berlin"), _from_file(None), _from_file("Europe/Berlin"), _from_file("../x")),
+        *(_from_file("no such zone"), _from_file("Europe")),
+    ],
+    ids=["no cache", "file", "file with the name of a zone", "file outside", "file of no zone", "folder"],
+)
+def test_a_zone_that_its_name_does_not_give_is_refused(zone: ZoneInfo) -> None:
+    with pytest.raises(EncodeError, match=r"\$\[0\]: its time zone"):
+        CODEC.encode([dt.datetime(2020, 1, 1, tzinfo=zone)])
+
+
+def test_datetimes_of_one_zone_still_share_it_when_they_come_back(roundtrip: Any) -> None:
+    zone = ZoneInfo("Pacific/Chatham")
+    back = roundtrip(CODEC, [dt.datetime(2020, 1, 1, tzinfo=zone), dt.time(1, tzinfo=zone)])
+    assert back[0].tzinfo is back[1].tzinfo is zone
+
+
 @pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: (x,), lambda x: {"k": x}])
 def test_a_hundred_levels_come_back(roundtrip: Any, wrap: Callable[[Any], Any]) -> None:
     obj: Any = 1
@@ -250,6 +284,28 @@ def test_claimed_lengths_allocate_nothing(land: Land, bomb: bytes) -> None:
         assert tracemalloc.get_traced_memory()[1] < 16 * len(bomb) + 1_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_nested_extensions_hold_no_more_copies_than_the_payload_limit(land: Land) -> None:
+    obj: Any = b"x" * 1_000_000
+    for _ in range(100):
+        obj = (obj,)
+    frames = land(CODEC.encode(obj))
+    tracemalloc.start()
+    try:
+        with pytest.raises(LimitError, match="copies of"):
+            CODEC.decode(frames, DecodeOptions(limits=Limits(payload_nbytes=4_000_000)))
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+    assert CODEC.decode(frames) == obj
+
+
+def test_extensions_side_by_side_are_within_the_payload_limit_together(land: Land) -> None:
+    obj = [((b"x" * 1000,),)] * 1000
+    frames = land(CODEC.encode(obj))
+    limits = Limits(payload_nbytes=sum(map(len, frames)))
+    assert CODEC.decode(frames, DecodeOptions(limits=limits)) == obj
 
 
 VALID = [

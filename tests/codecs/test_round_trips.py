@@ -1,7 +1,9 @@
 """Every codec: exact round trips, or a refusal that says what and where."""
 
+import copy
 import datetime as dt
 import math
+import pickle
 import uuid
 from collections import OrderedDict
 from contextlib import suppress
@@ -218,3 +220,66 @@ def test_tensors_land_where_the_receiver_wants_them() -> None:
         seen: Any = codec.decode(frames, DecodeOptions(tensor_device=lambda tensor: tensor.double()))  # type: ignore[attr-defined]
         assert seen["t"].dtype is torch.float64
         assert codec.decode(frames)["t"].dtype is torch.float32  # type: ignore[index]
+
+
+@pytest.mark.parametrize("spec", CODECS)
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda codec: pickle.loads(pickle.dumps(codec))], ids=["copy", "pickle"]
+)
+def test_a_codec_can_be_copied_and_pickled(spec: str, clone: Any) -> None:
+    codec = get_codec(spec)
+    round_trip(codec, [torch.zeros(5000)])
+    cloned = clone(codec)
+    assert type(cloned) is type(codec)
+    assert cloned.fingerprint() == codec.fingerprint()
+    assert same(round_trip(cloned, [1, torch.ones(5000)]), [1, torch.ones(5000)])
+
+
+@pytest.mark.parametrize("spec", ["pickle", "msgpack"])
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2,), (50, 50)], ids=str)
+def test_tensors_land_on_the_cpu_whatever_the_default_device_is(spec: str, shape: tuple[int, ...]) -> None:
+    tensor = torch.ones(shape)
+    with torch.device("meta"):
+        result: Any = round_trip(get_codec(spec), tensor)
+    assert same(result, tensor)
+    assert result.device.type == "cpu"
+
+
+@pytest.mark.parametrize("spec", CODECS)
+def test_a_tensor_device_that_fails_is_told_as_such(spec: str) -> None:
+    def out_of_memory(tensor: object) -> object:
+        raise RuntimeError("out of memory")
+
+    codec = get_codec(spec)
+    frames = [view for _, view in borrowed(codec.encode([torch.ones(5000)]))]
+    with pytest.raises(DecodeError, match=r"^tensor_device failed: RuntimeError: out of memory$") as caught:
+        codec.decode(frames, DecodeOptions(tensor_device=out_of_memory))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert same(codec.decode(frames), [torch.ones(5000)])
+
+
+@pytest.mark.parametrize("spec", ["pickle", "msgpack"])
+def test_tensors_arrive_row_major_and_without_what_torch_save_drops(spec: str) -> None:
+    tensor = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_()
+    tensor.register_hook(lambda grad: grad * 2)  # type: ignore[no-untyped-call]
+    result = round_trip(get_codec(spec), tensor)
+    assert same(result, tensor)
+    assert result.is_contiguous()
+    assert (result.grad, result._backward_hooks) == (None, None)
+
+
+@pytest.mark.parametrize("spec", ["pickle", "msgpack"])
+@pytest.mark.parametrize("shape", [(0, 2**62, 1), (2**40, 0, 2**40), (1,) * 33 + (2,)], ids=str)
+def test_tensors_of_shapes_that_numpy_lacks_come_back(spec: str, shape: tuple[int, ...]) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        tensor = torch.ones(shape, dtype=dtype, requires_grad=True)
+        assert same(round_trip(get_codec(spec), tensor), tensor)
+
+
+def test_what_encodes_decodes_also_with_more_dimensions_than_numpy_has() -> None:
+    tensor = torch.zeros([1] * 65)
+    assert round_trip(get_codec("pickle"), tensor).shape == tensor.shape
+    with pytest.raises(EncodeError, match=r"\$\[0\]: "):
+        get_codec("msgpack").encode([tensor])
+    for spec in ("pickle", "msgpack"):
+        assert round_trip(get_codec(spec), torch.zeros([1] * 64)).dim() == 64

@@ -13,6 +13,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gather_codecs import zstandard_frames
 from gather_codecs.messagepack import MessagePackCodec
 from gather_codecs.pickle5 import PickleCodec
 from gather_codecs.zstandard_frames import ZstdCodec
@@ -153,3 +154,45 @@ def test_many_threads_share_one_codec(codec: ZstdCodec, roundtrip: Any) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("level", [1, 22])
+def test_no_frame_shrinks_more_than_half_of_what_the_default_limits_allow(level: int) -> None:
+    codec = ZstdCodec(PickleCodec(), level=level, min_nbytes=1)
+    for nbytes in (1, 100, 9_999, 10_001, 19_999, 123_457, 1_000_001, 9_999_999):
+        obj = bytes(nbytes)
+        raw, packed = PickleCodec().encode(obj)[0], codec.encode(obj)[1]
+        assert len(raw) <= len(packed) * Limits().expansion_ratio / 2
+
+
+@pytest.mark.parametrize("limits", [Limits(payload_nbytes=99_999), Limits(frame_nbytes=99_999)])
+def test_what_the_default_limits_refuse_is_not_compressed(
+    codec: ZstdCodec, monkeypatch: pytest.MonkeyPatch, limits: Limits
+) -> None:
+    monkeypatch.setattr(zstandard_frames, "_DEFAULTS", limits)
+    assert _nbytes(codec.encode(np.zeros(99_000, np.uint8))) < 1000
+    assert _nbytes(codec.encode([np.zeros(60_000, np.uint8), np.zeros(60_000, np.uint8)])) > 120_000
+
+
+def test_decompressed_frames_are_not_copied_again(codec: ZstdCodec, land: Land) -> None:
+    array = np.zeros(20_000_000, np.uint8)
+    frames = land(codec.encode(array))
+    tracemalloc.start()
+    try:
+        back = codec.decode(frames)
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * array.nbytes
+    finally:
+        tracemalloc.stop()
+    assert isinstance(back, np.ndarray)
+    assert back.flags.writeable
+    assert not back.any()
+
+
+@pytest.mark.parametrize("inner", [PickleCodec(), MessagePackCodec()], ids=lambda inner: str(inner.spec))
+def test_decompressed_objects_share_no_memory(roundtrip: Any, inner: Any) -> None:
+    codec = ZstdCodec(inner, min_nbytes=1)
+    first, second, text = roundtrip(codec, [np.zeros(9000), np.zeros(9000), bytearray(9000)])
+    first += 1
+    assert not second.any()
+    assert text == bytes(9000)
+    assert not roundtrip(codec, [np.zeros(9000)])[0].any()
