@@ -11,32 +11,26 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from gather_core.codec import Codec
-from gather_core.errors import SettingsError, UnknownPluginError
+from gather_core.errors import SettingsError, UnknownPluginError, summarize
 from gather_core.transport import Transport
 
-_BUILTIN_CODECS = {
-    "cloudpickle": "gather_codecs.cloudpickle5:CloudpickleCodec",
-    "msgpack": "gather_codecs.messagepack:MessagePackCodec",
-    "pickle": "gather_codecs.pickle5:PickleCodec",
-    "zstd": "gather_codecs.zstandard_frames:ZstdCodec",
-}
-_BUILTIN_TRANSPORTS = {
-    "gloo": "gather_transports.gloo:GlooTransport",
-    "single": "gather_transports.single:SingleTransport",
-    "threads": "gather_transports.threads:ThreadsTransport",
-}
-_registered_codecs: dict[str, type[Codec]] = {}
-_registered_transports: dict[str, type[Transport]] = {}
+AUTO = "auto"
+"""In place of a transport's name: all ranks choose one together. No class has this name."""
 
-_PART = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?::(?P<options>.+))?", re.DOTALL)
-_QUOTED = r"""\"(?:[^"\\]|\\.)*"|'[^']*'"""
-_OPTION = re.compile(rf"""\s*(?P<key>\w+)\s*=\s*(?P<value>{_QUOTED}|[^,+"']+(?:\+\d+)?)\s*(?:,|$)""")
-_SPLIT = re.compile(rf"""\+(?=[a-z])(?=(?:[^"']|{_QUOTED})*$)""")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_OPTION = re.compile(
+    r"""[ \t]* (?P<key> [A-Za-z_]\w* ) [ \t]* = [ \t]*
+        (?P<value>
+            "(?:[^"\\]|\\.)*"                          # a basic string
+          | '[^']*'                                    # a literal string
+          | [+-]? [\w.]+ (?: (?<=[eE]) [+-] \d+ )?     # a number or a word: only a sign's '+' belongs to it
+        ) [ \t]*""",
+    re.VERBOSE | re.ASCII | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -48,38 +42,80 @@ class SpecPart:
 
 
 def parse_spec(spec: str) -> list[SpecPart]:
-    """Parses a spec string.
+    """Parses a spec string, in time linear in its length.
+
+    Returns:
+        The parts in order; the values of their options are bool, int, float or str.
 
     Raises:
-        SettingsError: It is not `name[:key=value,...]` joined by `+`, with TOML scalars as values.
+        SettingsError: It is not `name[:key=value,...]` joined by `+`, with TOML booleans, numbers and one-line strings
+            as values. Blanks may stand around keys and values, nowhere else.
     """
     if not isinstance(spec, str):
         raise SettingsError(f"a spec must be a string such as 'msgpack+zstd', not {spec!r}")
-    return [_parse_part(part, spec) for part in _SPLIT.split(spec)]
+    return _SpecScanner(spec).parts()
 
 
-def _parse_part(part: str, spec: str) -> SpecPart:
-    match = _PART.fullmatch(part)
-    if match is None:
-        raise SettingsError(f"{part!r} in spec {spec!r} is not of the form name:key=value,key=value")
-    options: dict[str, Any] = {}
-    rest = match["options"] or ""
-    while rest:
-        option = _OPTION.match(rest)
-        if option is None:
-            raise SettingsError(f"{rest!r} in spec {spec!r} is not of the form key=value,key=value")
-        if option["key"] in options:
-            raise SettingsError(f"{option['key']!r} is given twice in spec {spec!r}")
+class _SpecScanner:
+    """Reads a spec from left to right, without ever going back."""
+
+    def __init__(self, spec: str) -> None:
+        self._spec = spec
+        self._position = 0
+
+    def parts(self) -> list[SpecPart]:
+        parts = [self._part()]
+        while self._skip("+"):
+            parts.append(self._part())
+        if self._position != len(self._spec):
+            raise self._expected("',', '+' or the end" if parts[-1].options else "':', '+' or the end")
+        return parts
+
+    def _part(self) -> SpecPart:
+        name = self._take(_NAME, "a name")[0]
+        options: dict[str, Any] = {}
+        more = self._skip(":")
+        while more:
+            option = self._take(_OPTION, "key=value, where value is a number, true, false or a string in quotes,")
+            if option["key"] in options:
+                raise SettingsError(f"{option['key']!r} is given twice in spec {self._spec!r}")
+            options[option["key"]] = self._scalar(option["value"])
+            more = self._skip(",")
+        return SpecPart(name, options)
+
+    def _scalar(self, text: str) -> Any:
         try:
-            options[option["key"]] = tomllib.loads(f"value = {option['value']}")["value"]
-        except tomllib.TOMLDecodeError as exc:
-            raise SettingsError(f"{option['value']!r} in spec {spec!r} is not a TOML value: {exc}") from exc
-        rest = rest[option.end() :]
-    return SpecPart(match["name"], options)
+            value = tomllib.loads(f"value = {text}")["value"]
+            _toml(value)  # raises for an int with more digits than Python writes
+        except ValueError as exc:
+            problem = f"{text!r} in spec {self._spec!r} is not a TOML boolean, number or string in quotes"
+            raise SettingsError(f"{problem}: {exc}") from exc
+        return value
+
+    def _take(self, pattern: re.Pattern[str], what: str) -> re.Match[str]:
+        match = pattern.match(self._spec, self._position)
+        if match is None:
+            raise self._expected(what)
+        self._position = match.end()
+        return match
+
+    def _skip(self, character: str) -> bool:
+        found = self._spec.startswith(character, self._position)
+        self._position += found
+        return found
+
+    def _expected(self, what: str) -> SettingsError:
+        rest = self._spec[self._position :]
+        where = f"at {rest!r}" if rest else "at the end"
+        return SettingsError(f"expected {what} {where} of spec {self._spec!r}, as in name:key=value,key=value+name")
 
 
 def format_spec(name: str, options: Mapping[str, Any]) -> str:
-    """Writes one part of a spec in canonical form: the inverse of `parse_spec`."""
+    """Writes one part of a spec in canonical form: the inverse of `parse_spec`.
+
+    Raises:
+        SettingsError: A value is not a bool, int, float or str.
+    """
     pairs = ",".join(f"{key}={_toml(value)}" for key, value in options.items())
     return f"{name}:{pairs}" if pairs else name
 
@@ -89,29 +125,107 @@ def _toml(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        return float.__repr__(value)
+    raise SettingsError(f"a spec holds values of type bool, int, float and str, not {value!r}")
+
+
+class _Plugins:
+    """The plug-ins of one kind."""
+
+    def __init__(self, kind: str, base: type, builtin: Mapping[str, str], *, reserved: Mapping[str, str]) -> None:
+        self._kind = kind
+        self._base = base
+        self._group = f"gather_core.{kind}s"
+        self._builtin = {name: EntryPoint(name, target, self._group) for name, target in builtin.items()}
+        self._reserved = reserved
+        """Names that a user may write but no class can have -> what they mean."""
+        self.registered: dict[str, Any] = {}
+
+    def register(self, name: object, plugin: object, *, replace: bool) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise SettingsError(
+                f"the name of a {self._kind} must be of a-z, 0-9 and _ and start with a letter, not {name!r}"
+            )
+        if name in self._reserved:
+            raise SettingsError(f"{self._kind} {name!r} is reserved: {self._reserved[name]}")
+        self._check_class(plugin, f"{self._kind} {name!r}")
+        taken = self.registered.get(name) or (self._builtin[name].value if name in self._builtin else None)
+        if taken and not replace:
+            raise SettingsError(f"the {self._kind} {name!r} is taken by {taken}; pass replace=True to override it")
+        self.registered[name] = plugin
+
+    def resolve(self, name: str) -> Any:
+        if name in self.registered:
+            return self.registered[name]
+        if name in self._builtin:
+            return self._load(self._builtin[name])
+        if name in self._reserved:
+            raise SettingsError(f"{self._kind} {name!r} stands alone, without options: {self._reserved[name]}")
+        installed = {point.name: point for point in entry_points(group=self._group)}
+        if name in installed:
+            return self._load(installed[name])
+        known = sorted({*self.registered, *self._builtin, *self._reserved, *installed})
+        near = get_close_matches(name, known, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UnknownPluginError(f"no {self._kind} is named {name!r}.{hint} Known: {', '.join(known)}")
+
+    def _load(self, point: EntryPoint) -> Any:
+        owner = point.dist.name if point.dist else "gather-core"
+        what = f"{self._kind} {point.name!r}, entry point {point.value!r} of distribution {owner!r},"
+        try:
+            plugin = point.load()
+        except Exception as exc:
+            raise SettingsError(f"{what} cannot be loaded: {summarize(exc)}") from exc
+        self._check_class(plugin, what)
+        return plugin
+
+    def _check_class(self, plugin: object, what: str) -> None:
+        if not isinstance(plugin, type) or not issubclass(plugin, self._base):
+            raise SettingsError(f"{what} must be a subclass of {self._base.__name__}, not {plugin!r}")
+
+
+_codecs = _Plugins(
+    "codec",
+    Codec,
+    {
+        "cloudpickle": "gather_codecs.cloudpickle5:CloudpickleCodec",
+        "msgpack": "gather_codecs.messagepack:MessagePackCodec",
+        "pickle": "gather_codecs.pickle5:PickleCodec",
+        "zstd": "gather_codecs.zstandard_frames:ZstdCodec",
+    },
+    reserved={},
+)
+_transports = _Plugins(
+    "transport",
+    Transport,
+    {
+        "gloo": "gather_transports.gloo:GlooTransport",
+        "single": "gather_transports.single:SingleTransport",
+        "threads": "gather_transports.threads:ThreadsTransport",
+    },
+    reserved={AUTO: "it lets all ranks choose a transport together"},
+)
 
 
 def register_codec(name: str, codec: type[Codec], *, replace: bool = False) -> None:
     """Makes a codec class known by name.
 
+    Its options are the keyword-only parameters of its constructor. A codec that follows another with `+` takes that
+    one, an object, as the only parameter by position.
+
     Raises:
-        SettingsError: The name is taken and `replace` is False.
+        SettingsError: The name is not one that a spec can hold (`[a-z][a-z0-9_]*`), `codec` is not a subclass of
+            `Codec`, or the name is taken and `replace` is False. Nothing has changed.
     """
-    _check_free(name, _registered_codecs, _BUILTIN_CODECS, "codec", replace)
-    _registered_codecs[name] = codec
+    _codecs.register(name, codec, replace=replace)
 
 
 def register_transport(name: str, transport: type[Transport], *, replace: bool = False) -> None:
-    """Makes a transport class known by name; see `register_codec`."""
-    _check_free(name, _registered_transports, _BUILTIN_TRANSPORTS, "transport", replace)
-    _registered_transports[name] = transport
-
-
-def _check_free(name: str, registered: Mapping[str, Any], builtin: Mapping[str, str], kind: str, replace: bool) -> None:
-    taken = registered.get(name) or builtin.get(name)
-    if taken and not replace:
-        raise SettingsError(f"the {kind} {name!r} is taken by {taken}; pass replace=True to override it")
+    """Makes a transport class known by name; see `register_codec`. `auto` cannot be one."""
+    _transports.register(name, transport, replace=replace)
 
 
 def codec_class(name: str) -> type[Codec]:
@@ -119,8 +233,9 @@ def codec_class(name: str) -> type[Codec]:
 
     Raises:
         UnknownPluginError: Nobody registered it.
+        SettingsError: It cannot be imported, or a distribution's entry point names something else than a codec class.
     """
-    found: type[Codec] = _resolve(name, _registered_codecs, _BUILTIN_CODECS, "codec")
+    found: type[Codec] = _codecs.resolve(name)
     return found
 
 
@@ -129,24 +244,10 @@ def transport_class(name: str) -> type[Transport]:
 
     Raises:
         UnknownPluginError: Nobody registered it.
+        SettingsError: As for `codec_class`; or the name is `auto`.
     """
-    found: type[Transport] = _resolve(name, _registered_transports, _BUILTIN_TRANSPORTS, "transport")
+    found: type[Transport] = _transports.resolve(name)
     return found
-
-
-def _resolve(name: str, registered: Mapping[str, Any], builtin: Mapping[str, str], kind: str) -> Any:
-    if name in registered:
-        return registered[name]
-    if name in builtin:
-        module, _, attribute = builtin[name].partition(":")
-        return getattr(import_module(module), attribute)
-    installed = {point.name: point for point in entry_points(group=f"gather_core.{kind}s")}
-    if name in installed:
-        return installed[name].load()
-    known = sorted({*registered, *builtin, *installed})
-    near = get_close_matches(name, known, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UnknownPluginError(f"no {kind} is named {name!r}.{hint} Known: {', '.join(known)}")
 
 
 def get_codec(spec: str) -> Codec:
@@ -154,13 +255,26 @@ def get_codec(spec: str) -> Codec:
 
     Raises:
         UnknownPluginError: A name that nobody registered.
-        SettingsError: A malformed spec or an option that the codec does not take.
+        SettingsError: A malformed spec, an option that the codec does not take, or parts in an order that makes no
+            sense; or as for `codec_class`.
     """
     first, *wrappers = parse_spec(spec)
-    codec: Codec = _construct(codec_class(first.name), first)
+    innermost = codec_class(first.name)
+    if _follows_another(innermost):
+        raise SettingsError(f"{first.name!r} follows another codec, as in 'msgpack+{first.name}'")
+    codec: Codec = _construct(innermost, first)
     for part in wrappers:
         codec = _construct(codec_class(part.name), part, codec)
     return codec
+
+
+def _follows_another(codec: type[Codec]) -> bool:
+    """Whether the constructor needs an argument by position: the codec inside."""
+    return any(p.default is p.empty for p in _by_position(inspect.signature(codec)))
+
+
+def _by_position(signature: inspect.Signature) -> list[inspect.Parameter]:
+    return [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def get_transport(spec: str) -> Transport:
@@ -172,14 +286,14 @@ def get_transport(spec: str) -> Transport:
     return transport
 
 
-def _construct(plugin: Any, part: SpecPart, *inner: object) -> Any:
+def _construct(plugin: type[Any], part: SpecPart, *inner: object) -> Any:
+    signature = inspect.signature(plugin)
     try:
-        signature = inspect.signature(plugin)
         signature.bind(*inner, **part.options)
     except TypeError as exc:
-        takes = ", ".join(p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY) or "no options"
-        if inner and not signature.parameters:
+        if inner and not _by_position(signature):
             raise SettingsError(f"{part.name!r} cannot follow another part with '+'") from exc
+        takes = ", ".join(p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY) or "no options"
         raise SettingsError(f"{part.name!r}: {exc}; it takes: {takes}") from exc
     try:
         return plugin(*inner, **part.options)

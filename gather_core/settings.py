@@ -40,17 +40,22 @@ class GatherSettings:
             raise SettingsError(f"transport must be a spec string or a Transport object, not {self.transport!r}")
         if type(self.slot_nbytes) is not int or self.slot_nbytes < MIN_SLOT_NBYTES:
             raise SettingsError(f"slot_nbytes must be an int of at least {MIN_SLOT_NBYTES}, not {self.slot_nbytes!r}")
-        if self.overflow not in ("second_round", "error"):
+        if not _is_one_of(self.overflow, "second_round", "error"):
             raise SettingsError(f'overflow must be "second_round" or "error", not {self.overflow!r}')
         if self.timeout_s is not None:
             seconds(self.timeout_s)
         if not isinstance(self.limits, Limits):
             raise SettingsError(f"limits must be a Limits object, not {self.limits!r}")
-        if self.tensor_device not in ("cpu", "current") and not callable(self.tensor_device):
+        if not _is_one_of(self.tensor_device, "cpu", "current") and not callable(self.tensor_device):
             raise SettingsError(f'tensor_device must be "cpu", "current" or a callable, not {self.tensor_device!r}')
-        if not isinstance(self.payload_checksum, bool) and self.payload_checksum != "auto":
+        if not isinstance(self.payload_checksum, bool) and not _is_one_of(self.payload_checksum, "auto"):
             raise SettingsError(f'payload_checksum must be True, False or "auto", not {self.payload_checksum!r}')
 
     def slot_nbytes_for(self, world_size: int) -> int:
         """The slot size in use: a multiple of 64, with room for one length per rank."""
         return align(max(self.slot_nbytes, MIN_SLOT_NBYTES + _LENGTH_NBYTES * world_size))
+
+
+def _is_one_of(value: object, *words: str) -> bool:
+    """Whether it is one of these strings; arrays and the like, whose `==` returns no bool, are not compared."""
+    return isinstance(value, str) and value in words

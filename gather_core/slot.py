@@ -195,7 +195,7 @@ def read_frames(payload: memoryview, header: Header, limits: Limits, *, frames_c
 
     Raises:
         LimitError: A frame is above `limits`.
-        ProtocolError: Checksum, lengths or padding are wrong.
+        ProtocolError: Checksum or lengths are wrong. Padding is only checked as part of what the checksum covers.
     """
     count = header.num_frames
     table_nbytes = align(8 * count)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gather_core import interleave
+from gather_core import SettingsError, interleave
 
 
 @given(st.lists(st.integers()), st.integers(1, 8))
@@ -32,3 +32,9 @@ def test_none_is_an_item_like_any_other() -> None:
 def test_total_of_none_keeps_all_and_zero_keeps_nothing() -> None:
     assert interleave([[1], [2]]) == [1, 2]
     assert interleave([[1], [2]], total=0) == []
+
+
+@pytest.mark.parametrize("total", [-1, -100])
+def test_a_negative_total_is_refused_and_cuts_nothing_off(total: int) -> None:
+    with pytest.raises(SettingsError, match=f"total must be at least 0 or None, not {total}"):
+        interleave([[1, 3], [2, 4]], total)

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +35,26 @@ def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(name: str, va
     assert str(caught.value).startswith(f"{name} must be ")
     assert repr(value) in str(caught.value)
     assert allowed in str(caught.value)
+
+
+class Incomparable:
+    """Comes to an error wherever it is compared."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("compared")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["codec", "transport", "slot_nbytes", "overflow", "timeout_s", "limits", "tensor_device", "payload_checksum"],
+)
+@pytest.mark.parametrize("value", [np.zeros(2), np.array(["cpu", "auto"]), Incomparable()])
+def test_a_setting_that_cannot_be_compared_is_a_settings_error(name: str, value: object) -> None:
+    arguments: dict[str, Any] = {name: value}
+    with pytest.raises(SettingsError, match=f"{name} must be "):
+        GatherSettings(**arguments).check()
 
 
 def test_the_defaults_are_good() -> None:
@@ -80,8 +101,6 @@ def test_a_deadline_counts_down_and_is_renewed() -> None:
 
 @given(st.integers(0, 10_000))
 def test_memory_is_aligned_writable_and_exactly_as_long_as_asked(nbytes: int) -> None:
-    import numpy as np
-
     view = aligned_buffer(nbytes)
     assert len(view) == nbytes
     assert view.format == "B"

@@ -197,6 +197,18 @@ def test_without_checked_frames_every_flipped_bit_of_header_and_table_is_caught(
             read_slot(damaged, frames_checked=False)
 
 
+def test_padding_is_part_of_what_is_checked_where_frames_are_and_else_not_looked_at() -> None:
+    frames = [b"head", b"x" * 70]
+    payload = memoryview(bytearray(payload_nbytes(frames)))
+    write_payload(payload, frames)
+    checked = Header(len(payload), 0, 2, checksum_parts([payload]), AGREEMENT)
+    unchecked = Header(len(payload), 0, 2, checksum_parts([payload[:64]]), AGREEMENT)
+    payload[64 + 63] = 1
+    with pytest.raises(ProtocolError, match="checksum"):
+        read_frames(payload, checked, LIMITS, frames_checked=True)
+    assert read_frames(payload, unchecked, LIMITS, frames_checked=False) == frames
+
+
 @given(FRAMES, st.data())
 def test_a_truncated_or_lengthened_payload_is_refused(frames: list[bytes], data: st.DataObject) -> None:
     slot = slot_of([*frames, b"last"])

@@ -35,7 +35,7 @@ def test_every_operation_gives_every_rank_what_it_promises(pool: RankPool, world
 
 @pytest.mark.parametrize("transport", ["gloo", TWO_ROUNDS])
 @pytest.mark.parametrize("codec", ["pickle", "cloudpickle", "msgpack", "msgpack+zstd", "pickle+zstd"])
-def test_uneven_arrays_and_tensors_arrive_bit_for_bit(pool: RankPool, codec: str, slot_nbytes: int) -> None:
+def test_uneven_arrays_and_tensors_arrive_bit_for_bit(pool: RankPool, codec: str, transport: str) -> None:
     def body(rank: int, world_size: int) -> bool:
         def payload(of: int) -> dict[str, Any]:
             generator = torch.Generator().manual_seed(of)
