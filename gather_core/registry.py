@@ -1,135 +1,22 @@
-"""Codecs and transports by name, and the spec strings that choose them: `name:key=value,...+name`.
+"""Codecs and transports by name.
 
 Names resolve to what was registered by hand, then to the built-ins, then to entry points of installed distributions.
 Nothing is imported before it is used.
 """
 
 import inspect
-import json
-import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from gather_core.codec import Codec
 from gather_core.errors import SettingsError, UnknownPluginError, summarize
+from gather_core.spec import NAME, SpecPart, format_spec, parse_spec
 from gather_core.transport import Transport
 
 AUTO = "auto"
 """In place of a transport's name: all ranks choose one together. No class has this name."""
-
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_OPTION = re.compile(
-    r"""[ \t]* (?P<key> [A-Za-z_]\w* ) [ \t]* = [ \t]*
-        (?P<value>
-            "(?:[^"\\]|\\.)*"                          # a basic string
-          | '[^']*'                                    # a literal string
-          | [+-]? [\w.]+ (?: (?<=[eE]) [+-] \d+ )?     # a number or a word: only a sign's '+' belongs to it
-        ) [ \t]*""",
-    re.VERBOSE | re.ASCII | re.DOTALL,
-)
-
-
-@dataclass(frozen=True)
-class SpecPart:
-    """One plug-in of a spec string with its options."""
-
-    name: str
-    options: Mapping[str, Any]
-
-
-def parse_spec(spec: str) -> list[SpecPart]:
-    """Parses a spec string, in time linear in its length.
-
-    Returns:
-        The parts in order; the values of their options are bool, int, float or str.
-
-    Raises:
-        SettingsError: It is not `name[:key=value,...]` joined by `+`, with TOML booleans, numbers and one-line strings
-            as values. Blanks may stand around keys and values, nowhere else.
-    """
-    if not isinstance(spec, str):
-        raise SettingsError(f"a spec must be a string such as 'msgpack+zstd', not {spec!r}")
-    return _SpecScanner(spec).parts()
-
-
-class _SpecScanner:
-    """Reads a spec from left to right, without ever going back."""
-
-    def __init__(self, spec: str) -> None:
-        self._spec = spec
-        self._position = 0
-
-    def parts(self) -> list[SpecPart]:
-        parts = [self._part()]
-        while self._skip("+"):
-            parts.append(self._part())
-        if self._position != len(self._spec):
-            raise self._expected("',', '+' or the end" if parts[-1].options else "':', '+' or the end")
-        return parts
-
-    def _part(self) -> SpecPart:
-        name = self._take(_NAME, "a name")[0]
-        options: dict[str, Any] = {}
-        more = self._skip(":")
-        while more:
-            option = self._take(_OPTION, "key=value, where value is a number, true, false or a string in quotes,")
-            if option["key"] in options:
-                raise SettingsError(f"{option['key']!r} is given twice in spec {self._spec!r}")
-            options[option["key"]] = self._scalar(option["value"])
-            more = self._skip(",")
-        return SpecPart(name, options)
-
-    def _scalar(self, text: str) -> Any:
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-            _toml(value)  # raises for an int with more digits than Python writes
-        except ValueError as exc:
-            problem = f"{text!r} in spec {self._spec!r} is not a TOML boolean, number or string in quotes"
-            raise SettingsError(f"{problem}: {exc}") from exc
-        return value
-
-    def _take(self, pattern: re.Pattern[str], what: str) -> re.Match[str]:
-        match = pattern.match(self._spec, self._position)
-        if match is None:
-            raise self._expected(what)
-        self._position = match.end()
-        return match
-
-    def _skip(self, character: str) -> bool:
-        found = self._spec.startswith(character, self._position)
-        self._position += found
-        return found
-
-    def _expected(self, what: str) -> SettingsError:
-        rest = self._spec[self._position :]
-        where = f"at {rest!r}" if rest else "at the end"
-        return SettingsError(f"expected {what} {where} of spec {self._spec!r}, as in name:key=value,key=value+name")
-
-
-def format_spec(name: str, options: Mapping[str, Any]) -> str:
-    """Writes one part of a spec in canonical form: the inverse of `parse_spec`.
-
-    Raises:
-        SettingsError: A value is not a bool, int, float or str.
-    """
-    pairs = ",".join(f"{key}={_toml(value)}" for key, value in options.items())
-    return f"{name}:{pairs}" if pairs else name
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, int):
-        return int.__repr__(value)
-    if isinstance(value, float):
-        return float.__repr__(value)
-    raise SettingsError(f"a spec holds values of type bool, int, float and str, not {value!r}")
 
 
 class _Plugins:
@@ -145,7 +32,7 @@ class _Plugins:
         self.registered: dict[str, Any] = {}
 
     def register(self, name: object, plugin: object, *, replace: bool) -> None:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise SettingsError(
                 f"the name of a {self._kind} must be of a-z, 0-9 and _ and start with a letter, not {name!r}"
             )

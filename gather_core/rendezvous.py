@@ -92,14 +92,16 @@ def connect(settings: GatherSettings, group: object) -> Connection:
     return Connection(context, plan.codec, transport, notes, terms, deadline.timeout_s, reason)
 
 
-def _join(transport: str | Transport, group: object) -> GroupContext:
+def _join(transport: object, group: object) -> GroupContext:
+    """Finds out who this rank is; a bad transport is no reason to fail here, as round 0 tells the others of it."""
     if isinstance(transport, Transport):
         return transport.join(group)
-    if group is None and not is_initialized() and transport in (AUTO, "single"):
-        return transport_class("single").join(group)
+    name = transport.partition(":")[0] if isinstance(transport, str) else AUTO
+    if name == AUTO and group is None and not is_initialized():
+        name = "single"
     try:
-        chosen = Transport if transport == AUTO else transport_class(transport.partition(":")[0])
-    except (GatherError, AttributeError):  # a bad name is reported in round 0, where the others hear of it
+        chosen = Transport if name == AUTO else transport_class(name)
+    except GatherError:
         return join_process_group(group) if is_initialized() else transport_class("single").join(None)
     return chosen.join(group)
 

@@ -1,22 +1,16 @@
 """What `import gather_core` offers, and what it does not load."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 import gather_core
+from fresh_python import run_python
 from gather_core import errors
 
 HEAVY = ("torch", "numpy", "msgpack", "pydantic", "zstandard", "cloudpickle", "gather_codecs", "gather_transports")
 
 
 def loaded_by(statement: str) -> list[str]:
-    script = f"{statement}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
-    return done.stdout.split()
+    return run_python(f"{statement}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])").split()
 
 
 @pytest.mark.parametrize("name", gather_core.__all__)

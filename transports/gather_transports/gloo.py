@@ -112,7 +112,7 @@ class GlooTransport(Transport):
 
     @property
     def spec(self) -> str:
-        from gather_core.registry import format_spec
+        from gather_core.spec import format_spec
 
         options = {
             "chunk_nbytes": (self._chunk_nbytes, _CHUNK_NBYTES),
