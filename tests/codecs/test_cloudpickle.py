@@ -1,7 +1,5 @@
 """CloudpickleCodec: what pickle cannot name travels by value, tensors as with pickle."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from fresh_python import run_python
 from gather_codecs.cloudpickle5 import CloudpickleCodec
 from gather_codecs.zstandard_frames import ZstdCodec
 from gather_core.errors import DecodeError
-
-_ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 @pytest.fixture
@@ -46,11 +43,8 @@ def test_code_of_main_runs_in_a_process_that_has_never_seen_it(codec: Cloudpickl
         "from gather_codecs.cloudpickle5 import CloudpickleCodec\n"
         "print(CloudpickleCodec().decode([memoryview(pathlib.Path(sys.argv[1]).read_bytes())]).double())\n"
     )
-    for script in (sender, receiver):
-        command = [sys.executable, "-c", script, str(tmp_path / "frame")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=_ENVIRONMENT)
-        assert done.returncode == 0, done.stderr
-    assert done.stdout == "42\n"
+    assert run_python(sender, str(tmp_path / "frame")) == ""
+    assert run_python(receiver, str(tmp_path / "frame")) == "42"
 
 
 def test_tensors_and_arrays_inside_a_closure_travel_out_of_band_and_as_elements(
