@@ -9,12 +9,14 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 
 from gather_core import (
     ClosedError,
     Codec,
     DecodeError,
+    EncodeError,
     Frames,
     Gatherer,
     GroupBrokenError,
@@ -68,6 +70,10 @@ def test_the_default_codec_takes_any_object_and_returns_a_copy() -> None:
         assert result["a"] is not obj["a"]
         obj["b"][:] = bytes(100_000)  # type: ignore[index]
         assert result["b"] == b"x" * 100_000
+        array = np.arange(3)
+        (copy,) = gatherer.all_gather(array)
+        assert np.array_equal(copy, array)
+        assert not np.shares_memory(copy, array)
 
 
 def test_failures_are_the_same_as_with_many_ranks() -> None:
@@ -81,6 +87,12 @@ def test_failures_are_the_same_as_with_many_ranks() -> None:
             with pytest.raises(error):
                 call()
         assert gatherer.all_gather("next") == ["next"]
+
+
+def test_what_the_default_codec_cannot_encode_is_an_error_with_its_cause() -> None:
+    with Gatherer() as gatherer, pytest.raises(RemoteEncodeError) as caught:
+        gatherer.all_gather(lambda: 0)
+    assert isinstance(caught.value.__cause__, EncodeError)
 
 
 def test_a_decode_error_leaves_the_gatherer_usable() -> None:

@@ -6,7 +6,16 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from gather_core import Capabilities, Codec, Frames, Gatherer, GroupContext, Limits, SetupError
+from gather_core import (
+    Capabilities,
+    Codec,
+    Frames,
+    Gatherer,
+    GroupContext,
+    Limits,
+    SetupError,
+    UntrustedCodecError,
+)
 from gather_core.deadline import Deadline
 from gather_core.handshake import Ballot, Decision, Fact, always_fine, compare_facts, group_id
 from gather_core.local_store import LocalStore
@@ -210,6 +219,22 @@ def test_a_bad_setting_on_one_rank_is_an_error_on_all_with_its_cause_where_it_is
     assert causes[0] is None
     assert causes[1] is not None
     assert causes[2] is None
+
+
+@pytest.mark.parametrize("codec", ["pickle", "pickle+zstd"])
+def test_where_code_is_forbidden_a_codec_that_can_execute_it_is_refused_by_all(
+    monkeypatch: pytest.MonkeyPatch, codec: str
+) -> None:
+    monkeypatch.setenv("GATHER_FORBID_CODE", "1")
+    for outcome in construct_all([{"codec": codec}] * 2):
+        assert isinstance(outcome, SetupError), repr(outcome)
+        assert isinstance(outcome.__cause__, UntrustedCodecError)
+        assert "GATHER_FORBID_CODE" in str(outcome)
+
+
+def test_where_code_is_forbidden_a_codec_that_builds_data_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATHER_FORBID_CODE", "1")
+    assert construct_all([{"codec": "msgpack+zstd"}] * 2) == [[0, 1]] * 2
 
 
 class StuckTransport(ThreadsTransport):
