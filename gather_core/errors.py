@@ -56,6 +56,10 @@ __all__ = [
 ]
 
 
+SUMMARY_NBYTES = 4096
+"""Longest message of an exception that is passed on, as UTF-8."""
+
+
 class GatherError(Exception):
     """Base of everything that gather-core raises on purpose."""
 
@@ -104,12 +108,28 @@ def format_ranks(ranks: Sequence[int]) -> str:
     return f"rank {text}" if len(ranks) == 1 else f"ranks {text}"
 
 
-def summarize(exc: BaseException) -> str:
-    """Type and message, also of an exception whose own `__str__` raises."""
+def shorten(text: str, nbytes: int = SUMMARY_NBYTES) -> str:
+    """Cuts out the middle of a text whose UTF-8 is longer than `nbytes`, and says there how long it was."""
+    encoded = text.encode("utf-8", "backslashreplace")
+    if len(encoded) <= nbytes:
+        return text
+    note = f" ... {len(text)} characters in all ... ".encode()[:nbytes]
+    tail = (nbytes - len(note)) // 4
+    head = nbytes - len(note) - tail
+    kept = encoded[:head], note, encoded[len(encoded) - tail :]
+    return "".join(part.decode("utf-8", "ignore") for part in kept)  # a character that is cut in two is dropped
+
+
+def summarize(exc: BaseException, message_nbytes: int = SUMMARY_NBYTES) -> str:
+    """Type and message, also of an exception whose own `__str__` raises; the middle of a long message is cut out.
+
+    Bounded, because it travels: a value above 8 MiB closes the process's connection to a TCPStore.
+    """
+    name = shorten(type(exc).__name__, 256)
     try:
-        return f"{type(exc).__name__}: {exc}"
+        return f"{name}: {shorten(str(exc), message_nbytes)}"
     except Exception:
-        return f"{type(exc).__name__} (its message cannot be read)"
+        return f"{name} (its message cannot be read)"
 
 
 class RankFailedError(GatherError):
@@ -133,9 +153,9 @@ class RankFailedError(GatherError):
 
 
 class RemoteEncodeError(RankFailedError):
-    """Some ranks could not hand in their object: bad arguments, not encodable, or above the limits."""
+    """Some ranks could not take part: bad arguments, or an object that is not encodable or above the limits."""
 
-    what = "could not hand in its object"
+    what = "could not take part"
 
 
 class RemoteCallError(RankFailedError):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from operator import index
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar
 
@@ -32,7 +33,7 @@ from gather_core.errors import (
     summarize,
 )
 from gather_core.memory import aligned_buffer
-from gather_core.notes import Notes, Position
+from gather_core.notes import NOTES_WITHIN_S, Notes, Position
 from gather_core.rendezvous import connect
 from gather_core.settings import DEFAULT_SLOT_NBYTES, GatherSettings
 from gather_core.slot import (
@@ -88,9 +89,9 @@ class Gatherer:
         group: A torch ProcessGroup or 1-D DeviceMesh of which this rank is a member; None: the default group, and
             where none is initialised, this process alone.
         slot_nbytes: Size of each rank's slot in bytes, header included; at least 1024, rounded up to a multiple of 64.
-            What fits in it travels in one exchange.
-        overflow: What happens to larger objects: `"second_round"` sends them in a second exchange, `"error"` raises
-            `SlotOverflowError` on every rank.
+            What fits in it travels in one exchange, and more where the transport can at no cost.
+        overflow: What happens to larger objects: `"second_round"` sends them, at need in a second exchange; `"error"`
+            raises `SlotOverflowError` on every rank.
         timeout_s: Seconds (or a timedelta) for construction and for each operation; None: the group's own timeout.
         limits: Bounds on what is believed from the wire; must be equal on all ranks.
         tensor_device: Where decoded tensors land: `"cpu"`, `"current"` or a function of the CPU tensor.
@@ -198,6 +199,7 @@ class Gatherer:
 
     def gather(self, obj: T, dst: int = 0, *, timeout_s: Timeout = None, tag: str = "") -> list[T] | None:
         """(all ranks) Returns the objects of all ranks on rank `dst`, None elsewhere; raises as `all_gather`."""
+        dst = _as_int(dst)
         is_root = self._is_root(dst)
         wanted = self._everyone if is_root else ()
         objects: list[T] = self._operate(_Call("gather", dst, tag, timeout_s, True, wanted, routed=True), obj)
@@ -205,6 +207,7 @@ class Gatherer:
 
     def broadcast(self, obj: Any = None, src: int = 0, *, timeout_s: Timeout = None, tag: str = "") -> Any:
         """(all ranks) Returns the object of rank `src`; what others pass is ignored. Raises as `all_gather`."""
+        src = _as_int(src)
         call = _Call("broadcast", src, tag, timeout_s, self._is_root(src), (src,))
         return self._operate(call, obj)[0]
 
@@ -219,16 +222,16 @@ class Gatherer:
             GatherError: As `all_gather`.
         """
         self._check_usable()
+        call = _Call("run", None, tag, timeout_s, True, self._everyone)
         failure: Exception | None = None
         value: Any = None
         try:
-            value = fn(*args)
+            value = self._call_function(call, fn, args)
         except Exception as exc:
             failure = exc
         except BaseException as exc:
             self.abort(exc)
             raise
-        call = _Call("run", None, tag, timeout_s, True, self._everyone)
         results: list[T] = self._operate(call, value, failed_call=failure)
         return results
 
@@ -295,6 +298,25 @@ class Gatherer:
 
     def _position(self, call: _Call, phase: str) -> Position:
         return (self._seq, call.operation, call.tag if type(call.tag) is str else "", phase)
+
+    def _call_function(self, call: _Call, fn: Callable[..., T], args: Sequence[Any]) -> T:
+        """Calls the function given to `run`, while others who ask are told that this is what keeps this rank busy."""
+        before = self._notes.position
+        meanwhile: Position = (self._seq + 1, *self._position(call, "function")[1:])
+        self._replace_position(before, meanwhile)
+        try:
+            return fn(*args)
+        finally:
+            self._replace_position(meanwhile, before)
+
+    def _replace_position(self, old: Position, new: Position) -> None:
+        """Changes what others are told, unless an operation, of the function or another thread, has its say."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._busy and self._notes.position is old:
+                    self._notes.position = new
+            finally:
+                self._lock.release()
 
     def _exchange(self, call: _Call, obj: object, failed_call: Exception | None) -> list[Any]:
         outgoing, timeout_s = self._prepare(call, obj, failed_call)
@@ -389,19 +411,28 @@ class Gatherer:
         return [decode(rank, frames) for rank, frames in frames_of.items()]
 
     def _break(self, exc: BaseException) -> NoReturn:
-        """Breaks the group, tells the others, and raises what is known about the cause."""
+        """Breaks the group, tells the others, and raises what is known about the cause; takes 1.5 s at most."""
         error = exc
+        deadline = Deadline(NOTES_WITHIN_S)
         if isinstance(exc, TransportTimeoutError | PeerLostError | DesyncError):
-            error = self._notes.explain(exc)
+            error = self._notes.explain(exc, deadline)
         elif isinstance(exc, AbortedError):
             error = self._notes.origin(exc)
         self._broken = error
         if not isinstance(error, AbortedError):
-            self._notes.abort(summarize(error))
+            self._notes.abort(summarize(error), deadline)
         self._transport.abort(summarize(error))
         if error is exc:
             raise exc
         raise error from exc
+
+
+def _as_int(rank: Any) -> Any:
+    """A rank that is a whole number of another type, such as numpy's, as an int; what is none is left as it is."""
+    try:
+        return rank if isinstance(rank, bool) else index(rank)
+    except TypeError:
+        return rank
 
 
 def _release(notes: Notes, transport: Transport) -> None:

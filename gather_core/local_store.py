@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from gather_core.bell import Bell
+from gather_core.bell import Bell, Listeners
 
 
 def _bytes(value: Any) -> bytes:
@@ -112,18 +112,17 @@ class LocalBell(Bell):
     """Rings ranks of this process by calling them."""
 
     def __init__(self) -> None:
-        self._listeners: dict[tuple[str, int], Callable[[], None]] = {}
+        self._listeners = Listeners()
 
     def listen(self, scope: str, rank: int, on_ring: Callable[[], None]) -> None:
         """Registers the callback; it runs in the ringing thread."""
-        self._listeners[scope, rank] = on_ring
+        self._listeners.add(scope, rank, on_ring)
 
-    def stop_listening(self, scope: str, rank: int) -> None:
-        """Forgets the callback, if there is one."""
-        self._listeners.pop((scope, rank), None)
+    def stop_listening(self, scope: str, rank: int, last_answer: Callable[[], None]) -> None:
+        """See `Bell.stop_listening`."""
+        self._listeners.retire(scope, rank, last_answer)
 
     def ring(self, scope: str, ranks: tuple[int, ...]) -> None:
-        """Calls each rank's callback, if it listens."""
+        """Calls each rank's callback, if it has one."""
         for rank in ranks:
-            if on_ring := self._listeners.get((scope, rank)):
-                on_ring()
+            self._listeners.call(scope, rank)

@@ -6,12 +6,13 @@ first rank that wants to know rings everybody), `position/<rank>` (each rank's a
 
 import json
 import logging
-import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
-from time import monotonic, sleep
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from time import sleep
 
-from gather_core.bell import Bell
+from gather_core.bell import Bell, call_within, is_exiting
+from gather_core.deadline import Deadline
 from gather_core.errors import (
     AbortedError,
     DesyncError,
@@ -23,11 +24,25 @@ from gather_core.errors import (
 from gather_core.transport import Store
 
 _log = logging.getLogger("gather_core")
+NOTES_WITHIN_S = 1.5
+"""How long a failed operation takes at most to ask the others and to tell them, in seconds."""
 _ANSWER_WITHIN_S = 1.0
-_SEND_WITHIN_S = 2.0
+_ASK_WITHIN_S = 1.2
+"""The asking itself ends before, unless the store does not answer."""
+_EXITING = "this process is exiting"
 
 Position = tuple[int, str, str, str]
-"""Operation number, operation, tag, phase; phase "done" means that the rank is outside any operation."""
+"""Operation number, operation, tag, phase: "round 1" and "round 2" inside the operation, "function" before it, in the
+function given to `run`, "done" after it, and "closed" where the Gatherer has been closed since."""
+
+
+@dataclass
+class Answers:
+    """Where the ranks say that they are."""
+
+    positions: dict[int, Position] = field(default_factory=dict)
+    cut_short: str = "the job's store does not answer"
+    """Why not all ranks had time to answer; empty once they had, so that those who did not are silent."""
 
 
 class Notes:
@@ -53,8 +68,9 @@ class Notes:
         self._bell.listen(scope, ranks[rank], self._on_ring)
 
     def close(self) -> None:
-        """Stops listening; idempotent."""
-        self._bell.stop_listening(self._scope, self._ranks[self._rank])
+        """Stops listening, but for one last answer to who asks where this rank is; idempotent."""
+        last_answer = partial(_answer, self._store, self._rank, (*self.position[:3], "closed"))
+        self._bell.stop_listening(self._scope, self._ranks[self._rank], last_answer)
 
     def check(self) -> None:
         """Raises `AbortedError` if another rank has aborted."""
@@ -64,45 +80,41 @@ class Notes:
 
     def origin(self, exc: AbortedError) -> AbortedError:
         """Returns the abort that began it all: what a transport reports may have been passed on by another rank."""
+        call_within(self._look, _ASK_WITHIN_S, "look")
         try:
-            self._on_ring()
             self.check()
         except AbortedError as first:
             return exc if first.rank == exc.rank else first
-        except RuntimeError as gone:
-            _log.debug("the store is gone, nobody can say who aborted first: %s", gone)
         return exc
 
-    def abort(self, text: str) -> None:
-        """Tells the others, once, that this rank has given up; returns after 2 s at the latest, delivered or not."""
-        sender = threading.Thread(target=self._send_abort, args=(text,), name="gather-core-abort", daemon=True)
-        sender.start()
-        sender.join(_SEND_WITHIN_S)
+    def abort(self, text: str, deadline: Deadline | None = None) -> None:
+        """Tells the others, once, that this rank has given up; returns at the deadline, delivered or not."""
+        deadline = deadline or Deadline(NOTES_WITHIN_S)
+        call_within(partial(self._send_abort, text), deadline.remaining_s(), "abort")
 
-    def positions(self) -> dict[int, Position]:
+    def ask(self, deadline: Deadline) -> Answers:
         """Returns where each rank is, as far as it answers within a second and before an abort explains everything."""
-        answers: dict[int, Position] = {self._rank: self.position}
-        asker = threading.Thread(target=self._ask, args=(answers,), name="gather-core-ask", daemon=True)
-        asker.start()
-        asker.join(_ANSWER_WITHIN_S + _SEND_WITHIN_S)
-        return dict(answers)
+        answers = Answers({self._rank: self.position})
+        ended = call_within(partial(self._ask, answers), min(_ASK_WITHIN_S, deadline.remaining_s()), "ask")
+        cut_short = _EXITING if is_exiting() and not ended else answers.cut_short
+        return Answers(dict(answers.positions), cut_short)
 
-    def explain(self, exc: TransportTimeoutError | PeerLostError | DesyncError) -> GatherError:
+    def explain(self, exc: TransportTimeoutError | PeerLostError | DesyncError, deadline: Deadline) -> GatherError:
         """Returns a better error, after asking the others where they are.
 
         A transport knows addresses at best, and never why a rank is late.
         """
-        positions = self.positions()
+        answers = self.ask(deadline)
         if not isinstance(exc, DesyncError):  # which every rank finds by itself, from the same slots
             try:
                 self.check()
             except AbortedError as aborted:
                 return aborted
-        report = explain(exc, self.position, positions, len(self._ranks))
+        report = explain(exc, self.position, answers, len(self._ranks))
         if isinstance(exc, TransportTimeoutError):
             return TransportTimeoutError(report.text, report.silent, report.elsewhere)
         if isinstance(exc, PeerLostError):
-            return PeerLostError(report.text, report.silent or exc.ranks)
+            return PeerLostError(report.text, exc.ranks or report.silent)
         return DesyncError(report.text)
 
     def _others(self) -> tuple[int, ...]:
@@ -115,31 +127,60 @@ class Notes:
         except RuntimeError as exc:
             _log.warning("rank %d could not tell the others that it aborted: %s", self._rank, exc)
 
-    def _ask(self, answers: dict[int, Position]) -> None:
+    def _ask(self, answers: Answers) -> None:
+        deadline = Deadline(_ANSWER_WITHIN_S)
         try:
-            self._post_position()
+            _post(self._store, self._rank, self.position)
             if self._store.compare_set("asked", "", str(self._rank)) == str(self._rank).encode():
                 self._bell.ring(self._scope, self._others())
-            deadline = monotonic() + _ANSWER_WITHIN_S
-            while len(answers) < len(self._ranks) and monotonic() < deadline and self._aborted is None:
-                for rank in range(len(self._ranks)):
-                    if rank not in answers and self._store.check([f"position/{rank}"]):
-                        seq, operation, tag, phase = json.loads(self._store.get(f"position/{rank}"))
-                        answers[rank] = (seq, operation, tag, phase)
+            while True:
+                reason_to_stop = self._reason_to_stop()  # before the last look: who aborts may have answered first
+                self._read(answers.positions)
+                if len(answers.positions) == len(self._ranks) or deadline.passed():
+                    answers.cut_short = ""
+                    return
+                if reason_to_stop:
+                    answers.cut_short = reason_to_stop
+                    return
                 sleep(0.01)
         except RuntimeError as exc:
             _log.debug("the store is gone, nobody can say where the ranks are: %s", exc)
+            answers.cut_short = "the job's store is gone"
 
-    def _post_position(self) -> None:
-        self._store.set(f"position/{self._rank}", json.dumps(self.position))
+    def _reason_to_stop(self) -> str:
+        if self._aborted is not None:
+            return f"rank {self._aborted[0]} aborted meanwhile"
+        return _EXITING if is_exiting() else ""
+
+    def _read(self, positions: dict[int, Position]) -> None:
+        """Adds the positions of those that have answered since."""
+        for rank in range(len(self._ranks)):
+            if rank not in positions and self._store.check([f"position/{rank}"]):
+                seq, operation, tag, phase = json.loads(self._store.get(f"position/{rank}"))
+                positions[rank] = (seq, operation, tag, phase)
+
+    def _look(self) -> None:
+        try:
+            self._on_ring()
+        except RuntimeError as exc:
+            _log.debug("the store is gone, nobody can say who aborted first: %s", exc)
 
     def _on_ring(self) -> None:
-        if self._store.check(["asked"]) and not self._store.check([f"position/{self._rank}"]):
-            self._post_position()
+        _answer(self._store, self._rank, self.position)
         if self._aborted is None and self._store.check(["abort"]):
             rank, text = json.loads(self._store.get("abort"))
             if rank != self._rank:
                 self._aborted = (rank, text)
+
+
+def _answer(store: Store, rank: int, position: Position) -> None:
+    """Says where this rank is, if somebody has asked, and once."""
+    if store.check(["asked"]) and not store.check([f"position/{rank}"]):
+        _post(store, rank, position)
+
+
+def _post(store: Store, rank: int, position: Position) -> None:
+    store.set(f"position/{rank}", json.dumps(position))
 
 
 @dataclass(frozen=True)
@@ -153,21 +194,29 @@ class Report:
     """Ranks that are alive, and at another operation or outside any."""
 
 
-def explain(cause: Exception, own: Position, positions: Mapping[int, Position], world_size: int) -> Report:
+def explain(cause: Exception, own: Position, answers: Answers, world_size: int) -> Report:
     """Says who is missing and where the others are, from the view of a rank at `own` that failed with `cause`."""
-    silent = [rank for rank in range(world_size) if rank not in positions]
+    positions = answers.positions
+    unheard = [rank for rank in range(world_size) if rank not in positions]
+    silent = [] if answers.cut_short else unheard
     elsewhere = [
         rank
         for rank, position in sorted(positions.items())
-        if position[:3] != own[:3] or (position[3] == "done") != (own[3] == "done")
+        if position[:3] != own[:3] or _is_inside(position) != _is_inside(own)
     ]
     lines = [f"{_name(own)}: {cause}"]
     if silent:
         lines.append(f"no sign of life from {format_ranks(silent)}")
+    elif unheard:
+        lines.append(f"where {format_ranks(unheard)} may be is not known, as {answers.cut_short}")
     for rank in elsewhere:
         never = "never entered it and " if positions[rank][0] < own[0] else ""
         lines.append(f"rank {rank} {never}{_where(positions[rank])}")
-    return Report("; ".join(lines), silent, elsewhere)
+    return Report("; ".join(lines + _advice(own, [positions[rank] for rank in elsewhere])), silent, elsewhere)
+
+
+def _is_inside(position: Position) -> bool:
+    return position[3] not in ("done", "function", "closed")
 
 
 def _name(position: Position) -> str:
@@ -176,6 +225,22 @@ def _name(position: Position) -> str:
 
 
 def _where(position: Position) -> str:
-    if position[0] == 0:
-        return "has called nothing yet"
-    return f"is done with {_name(position)}" if position[3] == "done" else f"is in {_name(position)}"
+    never_called = position[0] == 0
+    match position[3]:
+        case "closed":
+            return "closed its Gatherer " + ("before its first call" if never_called else f"after {_name(position)}")
+        case "function":
+            return f"is still running the function given to {_name(position)}"
+        case "done":
+            return "has called nothing yet" if never_called else f"is done with {_name(position)}"
+        case _:
+            return f"is in {_name(position)}"
+
+
+def _advice(own: Position, elsewhere: Sequence[Position]) -> list[str]:
+    """What to do where the positions show what went wrong."""
+    if any(position[3] == "function" and position[:3] == own[:3] for position in elsewhere):
+        return ["if the function may take that long, use a larger timeout_s"]
+    if any(position[3] == "closed" for position in elsewhere):
+        return ["all ranks must make the same number of calls: do some have fewer batches?"]
+    return []

@@ -6,14 +6,23 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from gather_core.background import run_bounded
 from gather_core.codec import Codec, Trust
 from gather_core.deadline import Deadline, seconds
-from gather_core.errors import GatherError, SetupError, UntrustedCodecError, summarize
+from gather_core.errors import (
+    GatherError,
+    SettingsError,
+    SetupError,
+    TransportTimeoutError,
+    UntrustedCodecError,
+    summarize,
+)
 from gather_core.handshake import Ballot, Decision, Fact, always_fine, compare_facts, group_id
 from gather_core.local_store import ScopedStore
 from gather_core.notes import Notes
 from gather_core.process_group import is_initialized, join_process_group
 from gather_core.registry import AUTO, get_codec, get_transport, transport_class
+from gather_core.scratch_store import ScratchStore
 from gather_core.settings import GatherSettings
 from gather_core.slot import WIRE_VERSION
 from gather_core.transport import GroupContext, Transport
@@ -21,6 +30,7 @@ from gather_core.verdict import Terms
 
 _log = logging.getLogger("gather_core")
 
+_SETUP = "setup"
 _FORBID_CODE = "GATHER_FORBID_CODE"
 _AUTO_ORDER = ("gloo",)
 """What `auto` tries for more than one rank, best first."""
@@ -58,19 +68,26 @@ def connect(settings: GatherSettings, group: object) -> Connection:
         SetupError: A rank failed, did not come, or disagrees; on every rank, with the same text. On a failing rank
             the original is `__cause__`.
     """
-    shared = _join(settings.transport, group)
-    number = shared.store.add(f"arrivals/{shared.rank}", 1)
+    try:
+        shared = _join(settings.transport, group)
+    except TypeError as exc:
+        _report_bad_group(exc)
+        raise
+    deadline = Deadline(_timeout_s(settings, shared))
+    try:
+        number = run_bounded(lambda: _take_number(shared), deadline.timeout_s)
+    except (TimeoutError, RuntimeError) as exc:
+        raise SetupError({shared.rank: f"the job's store does not answer: {summarize(exc)}"}) from exc
     scope = f"{shared.name}/{number}"
     context = replace(shared, store=ScopedStore(str(number), shared.store), scope=scope)
-    deadline = Deadline(_timeout_s(settings, context))
     plan, failure = _make_plan(settings, context)
-    ballot = Ballot(context.store, "setup", context.rank, context.world_size)
+    ballot = Ballot(context.store, _SETUP, context.rank, context.world_size)
     try:
         decision = ballot.vote(plan.fact if plan else _failure_fact(failure), compare_facts, deadline)
         if plan is None:
             raise SetupError({context.rank: "failed after the others had gone on"})
     except SetupError as exc:
-        raise exc from failure
+        raise exc from failure or exc.__cause__
     context = replace(context, hosts=tuple(decision["hosts"]))
     notes = Notes(context.store, context.bell, scope, context.rank, context.ranks)
     try:
@@ -90,6 +107,32 @@ def connect(settings: GatherSettings, group: object) -> Connection:
         payload_checksum=None if settings.payload_checksum == "auto" else settings.payload_checksum,
     )
     return Connection(context, plan.codec, transport, notes, terms, deadline.timeout_s, reason)
+
+
+def _report_bad_group(exc: TypeError) -> None:
+    """Tells the ranks of the default group, which are most likely the ones that would wait for this rank."""
+    if is_initialized():
+        world = join_process_group(None)
+        store = ScopedStore(str(_take_number(world)), world.store)
+        Ballot(store, _SETUP, world.rank, world.world_size).fail(summarize(exc))
+
+
+def _take_number(shared: GroupContext) -> int:
+    """Returns the number of this Gatherer on its group, which all ranks count alike.
+
+    A rank that has skipped a construction, or failed before it came to this, catches up: a number that was decided
+    without this rank is left behind as soon as another rank has.
+    """
+    store = shared.store
+    while True:
+        number = store.add(_arrivals(shared.rank), 1)
+        was_decided = store.check([f"{number}/{_SETUP}/decision"])
+        if not was_decided or all(store.add(_arrivals(rank), 0) <= number for rank in range(shared.world_size)):
+            return number
+
+
+def _arrivals(rank: int) -> str:
+    return f"arrivals/{rank}"
 
 
 def _join(transport: object, group: object) -> GroupContext:
@@ -144,6 +187,8 @@ def _make_transport(transport: str | Transport, context: GroupContext) -> Transp
     if transport == AUTO:
         return None
     made = get_transport(transport) if isinstance(transport, str) else transport
+    if made.taken:
+        raise SettingsError("this transport belongs to another Gatherer already: give each one of its own")
     if reason := made.unavailable(context):
         raise SetupError({context.rank: f"transport {made.name!r} is not available here: {reason}"})
     return made
@@ -201,18 +246,24 @@ def _open(
 def _open_everywhere(transport: Transport, settings: GatherSettings, context: GroupContext, deadline: Deadline) -> None:
     """(all ranks) Opens and confirms; on a failure of any rank all close again and raise the same."""
     ballot = Ballot(context.store, f"open/{transport.name}", context.rank, context.world_size)
+    store = ScratchStore(f"transport/{transport.name}", context.store)
+    transport.taken = True
     transport.check_interrupt = ballot.check
     failure: Exception | None = None
     try:
         try:
             slot_nbytes = settings.slot_nbytes_for(context.world_size)
-            transport.open(context, slot_nbytes, timeout_s=deadline.remaining_s())
-        except Exception as exc:
+            transport.open(replace(context, store=store), slot_nbytes, timeout_s=deadline.remaining_s())
+        except BaseException as exc:
+            ballot.fail(summarize(exc), exc.missing if isinstance(exc, TransportTimeoutError) else ())
+            if not isinstance(exc, Exception):
+                raise
             failure = exc
-            ballot.fail(summarize(exc))
         ballot.vote(_failure_fact(failure) if failure else {}, always_fine, deadline)
     except BaseException as exc:
         transport.close()
         if isinstance(exc, SetupError) and failure is not exc:
-            raise exc from failure
+            raise exc from failure or exc.__cause__
         raise
+    finally:
+        store.tidy_up()

@@ -13,7 +13,7 @@ from enum import IntEnum
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from gather_core.codec import Frames, Limits
-from gather_core.errors import LimitError, ProtocolError
+from gather_core.errors import LimitError, ProtocolError, shorten
 from gather_core.memory import ALIGNMENT, align
 
 HEADER_NBYTES = 64
@@ -230,13 +230,15 @@ class Failure:
     traceback: str
 
     def frames(self, max_nbytes: int) -> list[bytes]:
-        """Returns the texts as frames whose payload fits in `max_nbytes`; the traceback loses its start first."""
-        room = max_nbytes - 4 * ALIGNMENT  # the table, and the padding of three frames
-        phase = self.phase.encode(_TEXT_ENCODING)
-        summary = self.summary.encode(_TEXT_ENCODING, "backslashreplace")[: room - len(phase)]
-        rest = room - len(phase) - len(summary)
-        traceback = self.traceback.encode(_TEXT_ENCODING, "backslashreplace")[-rest:] if rest > 0 else b""
-        return [phase, summary, traceback]
+        """Returns the texts as frames whose payload fits in `max_nbytes`, with a mark where one was cut.
+
+        The summary loses its middle and the traceback its start. Each gets half of the room, and what the other leaves.
+        """
+        phase = _encoded(self.phase)
+        room = max_nbytes - 4 * ALIGNMENT - len(phase)  # the table, and the padding of three frames
+        traceback = _encoded(self.traceback)
+        summary = _encoded(shorten(self.summary, max(room // 2, room - len(traceback))))
+        return [phase, summary, _end_of(traceback, room - len(summary))]
 
     @classmethod
     def from_frames(cls, frames: Sequence[memoryview]) -> "Failure":
@@ -248,3 +250,16 @@ class Failure:
         if len(frames) != 3:
             raise ProtocolError(f"an ERROR slot with {len(frames)} frames instead of 3")
         return cls(*(bytes(frame).decode(_TEXT_ENCODING, "replace") for frame in frames))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(_TEXT_ENCODING, "backslashreplace")
+
+
+def _end_of(text: bytes, nbytes: int) -> bytes:
+    """The last `nbytes` of a text, with a mark if it was longer; a character that is cut in two is dropped."""
+    if len(text) <= nbytes:
+        return text
+    mark = f"... the end of {len(text)} bytes: ... ".encode()
+    end = text[len(text) - max(nbytes - len(mark), 0) :]
+    return (mark + end.decode(_TEXT_ENCODING, "ignore").encode(_TEXT_ENCODING))[:nbytes]

@@ -4,7 +4,7 @@ import traceback
 from dataclasses import dataclass
 
 from gather_core.codec import Frames
-from gather_core.errors import LimitError, summarize
+from gather_core.errors import SUMMARY_NBYTES, LimitError, shorten, summarize
 from gather_core.memory import align
 from gather_core.slot import (
     HEADER_NBYTES,
@@ -19,6 +19,9 @@ from gather_core.slot import (
 )
 from gather_core.transport import Transport
 from gather_core.verdict import Terms
+
+_FRAME = "  File "
+"""How the frames of a formatted traceback begin."""
 
 
 @dataclass(slots=True)
@@ -73,7 +76,8 @@ class SlotWriter:
         """Writes an ERROR slot: `failure` as text, as much of it as the slot holds."""
         terms = self._terms
         room = terms.slot_nbytes - HEADER_NBYTES
-        frames = Failure(phase, summarize(failure), _format_traceback(failure)).frames(room)
+        summary = summarize(failure, min(room // 4, SUMMARY_NBYTES))
+        frames = Failure(phase, summary, _format_traceback(failure, room // 16)).frames(room)
         nbytes = payload_nbytes(frames)
         filled = HEADER_NBYTES + nbytes
         slot = self._transport.slot(filled)
@@ -84,8 +88,10 @@ class SlotWriter:
         return Outgoing((), nbytes, filled, agreement, failure)
 
 
-def _format_traceback(exc: BaseException) -> str:
+def _format_traceback(exc: BaseException, message_nbytes: int) -> str:
+    """The traceback with whole frames and short messages: a long one would leave no room for the frames."""
     try:
-        return "".join(traceback.format_exception(exc))
+        parts = traceback.format_exception(exc)
     except Exception as broken:
         return f"(no traceback: {type(broken).__name__})"
+    return "".join(part if part.startswith(_FRAME) else shorten(part, message_nbytes) for part in parts)

@@ -100,6 +100,9 @@ class Transport(ABC):
     """Set by the Gatherer before `open`; waits call it at least every 0.25 s and let what it raises pass: another
     rank's abort. Cheap, and callable from any thread."""
 
+    taken: bool = False
+    """Set by the Gatherer that opens it, for good."""
+
     @classmethod
     def unavailable(cls, context: GroupContext | None) -> str | None:
         """Returns why it cannot run here (for this group, where one is given), or None. Cheap; opens nothing."""
@@ -132,7 +135,8 @@ class Transport(ABC):
         """(all ranks) Connects the group. Round 0 has already shown that all ranks agree on `slot_nbytes` and options.
 
         Args:
-            context: This rank's place; `context.store` may be used for the rendezvous.
+            context: This rank's place. `context.store` may be used for the rendezvous: what this rank writes there is
+                deleted when all ranks have opened.
             slot_nbytes: Size of each rank's slot in bytes, a multiple of 64.
             timeout_s: Seconds until this rank gives up.
 

@@ -4,6 +4,8 @@ import copy
 import pickle
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import gather_core.errors as errors
 from gather_core import (
@@ -19,7 +21,7 @@ from gather_core import (
     TransportTimeoutError,
     UnknownPluginError,
 )
-from gather_core.errors import format_ranks
+from gather_core.errors import format_ranks, shorten, summarize
 
 SAMPLES: dict[str, GatherError] = {
     "RankFailedError": RankFailedError({2: "a", 0: "b"}),
@@ -80,3 +82,36 @@ def test_what_a_timeout_knows_is_in_its_attributes() -> None:
     error = TransportTimeoutError("late", [1], [2])
     assert (str(error), error.missing, error.behind) == ("late", (1,), (2,))
     assert TransportTimeoutError("late").missing == ()
+
+
+def test_a_long_message_is_passed_on_with_its_head_and_tail_and_its_length() -> None:
+    text = summarize(ValueError("start" + "x" * ((9 << 20) - 8) + "end"))
+    assert text.startswith("ValueError: startxxx")
+    assert text.endswith("xxxend")
+    assert f" ... {9 << 20} characters in all ... " in text
+    assert 4000 < len(text) < 4200
+    assert summarize(ValueError("x" * 4096)) == "ValueError: " + "x" * 4096
+
+
+def test_the_name_of_an_error_class_is_bounded_too() -> None:
+    assert len(summarize(type("E" * 10_000_000, (Exception,), {})("text"))) < 300
+
+
+@given(st.text(st.characters(), max_size=300), st.integers(0, 200))
+@example("\U0001f600" * 50, 101)
+@example("\ud800" * 50, 101)
+def test_a_shortened_text_fits_and_holds_whole_characters_of_the_original(text: str, nbytes: int) -> None:
+    short = shorten(text, nbytes)
+    encoded = text.encode("utf-8", "backslashreplace")
+    assert len(short.encode("utf-8", "backslashreplace")) <= nbytes
+    if len(encoded) <= nbytes:
+        assert short == text
+    elif nbytes > 60:
+        head, _, tail = short.partition(f" ... {len(text)} characters in all ... ")
+        assert encoded.startswith(head.encode())
+        assert encoded.endswith(tail.encode())
+
+
+def test_several_ranks_that_failed_alike_read_as_a_sentence() -> None:
+    text = str(RemoteEncodeError(dict.fromkeys((0, 1), "SettingsError: timeout_s must be seconds")))
+    assert text == "ranks 0-1 could not take part: SettingsError: timeout_s must be seconds"

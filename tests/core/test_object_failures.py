@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gather_core import (
+    AbortedError,
     Codec,
     DecodeError,
     DesyncError,
@@ -19,9 +20,11 @@ from gather_core import (
     RemoteCallError,
     RemoteEncodeError,
     SettingsError,
+    SetupError,
     SlotOverflowError,
 )
 from gather_core.slot import HEADER_NBYTES, payload_nbytes
+from rank_pool import RankPool
 from thread_gatherers import FramesCodec, caught, on_gatherers
 
 SLOT = 2048
@@ -199,7 +202,8 @@ def test_run_raising_is_an_error_on_all_with_its_traceback(long: bool) -> None:
         assert isinstance(exc, RemoteCallError)
         assert list(exc.failures) == [1]
         assert exc.failures[1].startswith("ZeroDivisionError: ")
-        assert long or "in fails_here" in exc.failures[1]
+        assert "in fails_here" in exc.failures[1]
+        assert not long or "10000000 characters in all" in exc.failures[1]
         assert isinstance(exc.__cause__, ZeroDivisionError) == (gatherer.rank == 1)
         return gatherer.all_gather("next")
 
@@ -294,3 +298,30 @@ def test_ranks_at_different_operations_all_raise_and_the_group_is_broken(name: s
     for exc in on_gatherers(3, body):
         assert isinstance(exc, DesyncError), repr(exc)
         assert f"{sides} differ" in str(exc)
+
+
+def test_nine_megabytes_of_error_text_leave_every_rank_its_store_and_the_reason(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> tuple[str, str, list[int]]:
+        text = "x" * (9 << 20)
+        left = construction = ""
+        try:
+            with Gatherer(transport="gloo", timeout_s=20) as gatherer:
+                gatherer.all_gather(0)
+                if rank == 1:
+                    raise ValueError(text)
+                gatherer.all_gather(1)
+        except (AbortedError, ValueError) as exc:
+            left = f"{type(exc).__name__}: {exc}"[:100]
+        try:
+            Gatherer(transport="gloo", timeout_s=20, overflow=text if rank == 1 else "error")  # type: ignore[arg-type]
+        except SetupError as exc:
+            construction = str(exc)
+        with Gatherer(transport="gloo", timeout_s=20) as gatherer:
+            return left, construction, gatherer.all_gather(rank)
+
+    for rank, (left, construction, gathered) in enumerate(pool.values(3, body)):
+        assert left.startswith("ValueError: xxx" if rank == 1 else "AbortedError: rank 1 aborted: ValueError: xxx")
+        assert construction.startswith("rank 1 could not set up: SettingsError: overflow must be")
+        assert "characters in all" in construction
+        assert len(construction) < 5000
+        assert gathered == [0, 1, 2]

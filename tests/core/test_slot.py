@@ -276,6 +276,26 @@ def test_ten_megabytes_of_error_text_fit_in_the_smallest_slot(text: str) -> None
     read = Failure.from_frames([memoryview(frame) for frame in frames])
     assert read.phase == "encode"
     assert read.summary.startswith("ValueError: ")
+    assert "characters in all" in read.summary
+    assert read.traceback.startswith("... the end of ")
+    assert "\ufffd" not in read.summary + read.traceback
+
+
+@pytest.mark.parametrize("slot_nbytes", [1024, 1025, 1026, 1027, 16384])
+def test_a_long_summary_and_a_long_traceback_share_the_room(slot_nbytes: int) -> None:
+    room = slot_nbytes - HEADER_NBYTES - 256 - len("call")
+    _, summary, traceback = Failure("call", "S" * 50_000, "T" * 50_000).frames(slot_nbytes - HEADER_NBYTES)
+    assert abs(len(summary) - len(traceback)) <= 1
+    assert len(summary) + len(traceback) == room
+
+
+def test_what_one_text_does_not_need_the_other_gets() -> None:
+    _, summary, traceback = Failure("call", "S" * 50_000, "T" * 50).frames(960)
+    assert (len(summary), traceback) == (960 - 256 - 4 - 50, b"T" * 50)
+    _, summary, traceback = Failure("call", "S" * 50, "T" * 50_000).frames(960)
+    assert (summary, len(traceback)) == (b"S" * 50, 960 - 256 - 4 - 50)
+    _, summary, traceback = Failure("call", "S" * 50_000, "").frames(960)
+    assert (len(summary), traceback) == (960 - 256 - 4, b"")
 
 
 def test_a_long_traceback_keeps_its_end() -> None:

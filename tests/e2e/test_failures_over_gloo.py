@@ -2,14 +2,18 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gather_core import (
     AbortedError,
+    ClosedError,
     DesyncError,
     Gatherer,
     GroupBrokenError,
@@ -21,7 +25,7 @@ from gather_core import (
     TransportError,
     TransportTimeoutError,
 )
-from rank_pool import RankOutcome, RankPool, reached
+from rank_pool import RankOutcome, RankPool, reached, store_address
 
 
 def errors_of(outcomes: Sequence[RankOutcome]) -> list[type[BaseException | None]]:
@@ -250,10 +254,109 @@ def test_a_stopped_rank_is_reported_as_silent(pool: RankPool) -> None:
     assert isinstance(outcomes[1].error, TransportError)
 
 
+def init_with_the_store_on_rank_0(rank: int, world_size: int) -> None:
+    """For bodies without a process group: makes one whose store dies or stops with rank 0."""
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import TCPStore
+
+    meeting = TCPStore(*store_address(), None, False, wait_for_workers=False)
+    if rank == 0:
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        store = TCPStore("127.0.0.1", port, None, True, wait_for_workers=False, master_listen_fd=listener.detach())
+        meeting.set("port", str(port))
+    else:
+        store = TCPStore("127.0.0.1", int(meeting.get("port")), None, False, wait_for_workers=False)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=60))
+
+
+def wait_until_stopped(pid: int, within_s: float = 10) -> None:
+    deadline = time.monotonic() + within_s
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_where_the_killed_rank_held_the_store_it_alone_is_lost(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> None:
+        init_with_the_store_on_rank_0(rank, world_size)
+        gatherer = Gatherer(transport="gloo", timeout_s=10)
+        gatherer.all_gather(0)
+        if rank == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        gatherer.all_gather(1)
+
+    for outcome in pool.run(3, body, init=False, expect_death=[0])[1:]:
+        assert isinstance(outcome.error, PeerLostError)
+        assert outcome.error.ranks == (0,)
+        assert "no sign of life" not in str(outcome.error)
+
+
+def test_where_the_stopped_rank_holds_the_store_the_others_still_end_soon_after_the_timeout(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> float:
+        init_with_the_store_on_rank_0(rank, world_size)
+        with Gatherer(transport="gloo", timeout_s=20) as gatherer:
+            pids = gatherer.all_gather(os.getpid())
+            if rank == 0:
+                os.kill(os.getpid(), signal.SIGSTOP)
+                return 0
+            wait_until_stopped(pids[0])
+            started = time.monotonic()
+            with pytest.raises(TransportTimeoutError, match="the job's store does not answer"):
+                gatherer.all_gather(1, timeout_s=1)
+            reached("done")
+            return time.monotonic() - started
+
+    running = pool.start(2, body, init=False)
+    running.wait_for(1, "done")
+    os.kill(running.pid(0), signal.SIGCONT)
+    assert running.wait()[1].value < 4
+
+
+def test_ranks_that_have_left_the_with_block_are_not_reported_as_dead(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> str:
+        import torch.distributed as dist
+
+        text = ""
+        with Gatherer(transport="gloo", timeout_s=10) as gatherer:
+            gatherer.all_gather(0)
+            if rank == 0:
+                with pytest.raises(TransportError) as caught:
+                    gatherer.all_gather(1)
+                text = str(caught.value)
+        dist.barrier()
+        return text
+
+    text = pool.values(3, body)[0]
+    assert "no sign of life" not in text
+    for rank in (1, 2):
+        assert f"rank {rank} never entered it and closed its Gatherer after all_gather #1" in text
+
+
+def test_a_forked_child_that_constructs_on_the_parents_group_is_refused_and_the_parents_stay_in_step(
+    pool: RankPool,
+) -> None:
+    def body(rank: int, world_size: int) -> bool:
+        with Gatherer(transport="gloo", timeout_s=20) as gatherer:
+            gatherer.all_gather(0)
+            child = os.fork() if rank == 1 else -1
+            if child == 0:
+                try:
+                    Gatherer(timeout_s=2)
+                except ClosedError as exc:
+                    os._exit(0 if "belongs to the parent process" in str(exc) else 1)
+                os._exit(1)
+            if rank == 1:
+                assert os.waitpid(child, 0)[1] == 0
+            gatherer.all_gather(0)
+        with Gatherer(transport="gloo", timeout_s=5) as gatherer:
+            return gatherer.all_gather(rank) == [0, 1]
+
+    assert pool.values(2, body) == [True, True]
+
+
 def test_a_forked_child_is_refused(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> bool:
-        from gather_core import ClosedError
-
         with Gatherer(transport="gloo", timeout_s=20) as gatherer:
             gatherer.all_gather(0)
             child = os.fork()

@@ -11,6 +11,7 @@ import pytest
 
 from gather_core.deadline import Deadline
 from gather_core.errors import GatherError, PeerLostError, ProtocolError, TransportError
+from gather_core.local_store import ScopedStore
 from gather_core.memory import aligned_buffer
 from gather_core.registry import get_transport
 from gather_transports.gloo import GlooTransport, Table
@@ -29,7 +30,9 @@ WAYS = [HUB, ALL_TO_ALL, DIRECT]
 def opened(spec: str, scope: str = "test", slot_nbytes: int = SLOT) -> Any:
     context = GlooTransport.join(None)
     transport = get_transport(spec)
-    transport.open(replace(context, scope=scope, hosts=(0,) * context.world_size), slot_nbytes, timeout_s=20)
+    store = ScopedStore(scope, context.store)
+    hosts = (0,) * context.world_size
+    transport.open(replace(context, store=store, scope=scope, hosts=hosts), slot_nbytes, timeout_s=20)
     return transport
 
 

@@ -106,8 +106,6 @@ class GlooTransport(Transport):
 
         if not dist.is_available() or not dist.is_gloo_available():
             return "this build of torch has no Gloo"
-        if context is not None and context.process_group is None and context.world_size > 1:
-            return "it needs torch.distributed's store"
         return None
 
     @property
@@ -122,8 +120,6 @@ class GlooTransport(Transport):
         return format_spec(self.name, {key: value for key, (value, default) in options.items() if value != default})
 
     def open(self, context: GroupContext, slot_nbytes: int, *, timeout_s: float) -> None:
-        if self._world_size:
-            raise TransportError("this transport is open already: give each Gatherer one of its own")
         self._rank = context.rank
         self._world_size = context.world_size
         self._slot_nbytes = slot_nbytes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gather_core.chunks import copy_pieces, payload_views, pieces
 from gather_core.errors import ProtocolError
 from gather_core.memory import ALIGNMENT, align, aligned_buffer
-from gather_transports.gloo_link import as_tensor, wait_for
+from gather_transports.gloo_link import as_tensor, gloo
 
 if TYPE_CHECKING:
     import torch
@@ -66,20 +66,23 @@ class HubSlots(SlotExchange):
 
     def _post_receives(self, group: Any) -> None:
         tensors = zip(self._peers, self._row_tensors[self._turn], strict=True)
-        self._posted = [group.recv([tensor], peer, _SLOT_TAG) for peer, tensor in tensors]
+        self._posted = [gloo(group.recv, [tensor], peer, _SLOT_TAG, peer=peer) for peer, tensor in tensors]
 
     def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
         for work, peer in zip(self._posted, self._peers, strict=True):
-            wait_for(work, timeout, peer)
+            gloo(work.wait, timeout, peer=peer)
         rows = self._rows[self._turn]
         self._turn = 1 - self._turn
         self._post_receives(group)
         lengths = self._packed.check([self.nbytes, *(_LENGTH.unpack_from(row)[0] for row in rows)])
         filled = [row[ALIGNMENT : ALIGNMENT + length] for row, length in zip(rows, lengths[1:], strict=True)]
         messages = self._packed.pack(lengths, filled)
-        sends = [group.send([message], peer, _SLOT_TAG) for peer, message in zip(self._peers, messages, strict=True)]
+        sends = [
+            gloo(group.send, [message], peer, _SLOT_TAG, peer=peer)
+            for peer, message in zip(self._peers, messages, strict=True)
+        ]
         for work, peer in zip(sends, self._peers, strict=True):
-            wait_for(work, timeout, peer)
+            gloo(work.wait, timeout, peer=peer)
         return [self.slot[: self.nbytes].toreadonly(), *(slot.toreadonly() for slot in filled)]
 
 
@@ -95,14 +98,14 @@ class SpokeSlots(SlotExchange):
         self._works: tuple[Any, ...] = ()
 
     def post(self, group: Any) -> None:
-        received = group.recv([self._packed.tensor], HUB, _SLOT_TAG)
+        received = gloo(group.recv, [self._packed.tensor], HUB, _SLOT_TAG, peer=HUB)
         _LENGTH.pack_into(self._message, 0, self.nbytes)
-        sent = group.send([self._message_tensor[: ALIGNMENT + self.nbytes]], HUB, _SLOT_TAG)
+        sent = gloo(group.send, [self._message_tensor[: ALIGNMENT + self.nbytes]], HUB, _SLOT_TAG, peer=HUB)
         self._works = (sent, received)
 
     def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
         for work in self._works:
-            wait_for(work, timeout, HUB)
+            gloo(work.wait, timeout, peer=HUB)
         views = self._packed.unpack()
         if self._is_last:
             views[-1] = self.slot[: self.nbytes].toreadonly()
@@ -186,10 +189,10 @@ class AllToAllSlots(SlotExchange):
             self._outgoing[number * nbytes : (number + 1) * nbytes] = self._outgoing[:nbytes]
         sends = [nbytes if length else 0 for length in self._receives]
         sent = self._outgoing_tensor[: self._num_peers * nbytes]
-        self._work = group.alltoall_base(self._received_tensor, sent, self._receives, sends, self._options)
+        self._work = gloo(group.alltoall_base, self._received_tensor, sent, self._receives, sends, self._options)
 
     def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
-        self._work.wait(timeout)
+        gloo(self._work.wait, timeout)
         views = list(self._views)
         views[self._rank] = self.slot[: self.nbytes].toreadonly()
         return views
@@ -224,13 +227,13 @@ class _Messages:
     def __init__(
         self, group: Any, receives: "Mapping[int, torch.Tensor]", sends: "Mapping[int, torch.Tensor]", tag: int
     ) -> None:
-        self._works = [(peer, group.recv([tensor], peer, tag)) for peer, tensor in receives.items()]
-        self._works += [(peer, group.send([tensor], peer, tag)) for peer, tensor in sends.items()]
+        self._works = [(peer, gloo(group.recv, [tensor], peer, tag, peer=peer)) for peer, tensor in receives.items()]
+        self._works += [(peer, gloo(group.send, [tensor], peer, tag, peer=peer)) for peer, tensor in sends.items()]
 
     def wait(self, timeout: timedelta) -> None:
         """Waits for all of them."""
         for peer, work in self._works:
-            wait_for(work, timeout, peer)
+            gloo(work.wait, timeout, peer=peer)
 
 
 class DirectChunk:

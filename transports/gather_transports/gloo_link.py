@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from gather_core.deadline import POLL_S, Deadline
-from gather_core.errors import AbortedError, PeerLostError, TransportError, TransportTimeoutError
+from gather_core.errors import AbortedError, PeerLostError, TransportError, TransportTimeoutError, format_ranks
 from gather_core.transport import GroupContext
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _GRACE_S = 30.0
 _SEVER_TAG = 0
 """No rank ever sends with it."""
 _SEVER_AFTER = timedelta(milliseconds=1)
+_GIVE_UP_WITHIN_S = 1.0
 _END_WITHIN_S = 5.0
 
 
@@ -65,7 +66,7 @@ class GlooLink:
         self._finished = threading.Lock()
         self._finished.acquire()
         self._exchanges: queue.SimpleQueue[tuple[Exchange[Any], timedelta] | None] = queue.SimpleQueue()
-        self._group: list[Any] = [_connect(context, timeout_s, check_interrupt)]
+        self._group: list[Any] = [_Connecting(context, timeout_s).wait(check_interrupt)]
         self._thread = threading.Thread(target=self._serve, name="gather-core-gloo", daemon=True)
         self._thread.start()
 
@@ -90,8 +91,8 @@ class GlooLink:
             raise self._ended()
         try:
             exchange.post(group[0])
-        except RuntimeError as exc:
-            raise translate(exc) from exc
+        except TransportError as exc:
+            raise exc.with_traceback(None) from None  # whose frames hold the process group
         self._exchanges.put((exchange, timedelta(seconds=deadline.timeout_s + _GRACE_S)))
         if meanwhile is not None:
             meanwhile()
@@ -130,7 +131,7 @@ class GlooLink:
         _sever(group[0], self._peers)
         if self._thread is not threading.current_thread():  # a garbage collection can end up here anywhere
             self._thread.join(_END_WITHIN_S)
-        # The group's last reference is here: no name of the thread and no traceback may hold it, its destructor waits.
+        group.clear()  # the last reference: no name of the thread and no traceback may hold it, as its destructor waits
 
     def _ended(self) -> TransportError:
         if self._aborted is not None:
@@ -144,10 +145,8 @@ class GlooLink:
             try:
                 if group:
                     self._result = exchange.finish(group[0], timeout)
-            except RuntimeError as exc:
-                self._failure = translate(exc)
             except Exception as exc:
-                self._failure = exc.with_traceback(None)  # whose frames hold the group
+                self._failure = exc.with_traceback(None)  # whose frames hold the process group
             del task, exchange, group
             self._finished.release()
 
@@ -160,7 +159,7 @@ def _sever(group: Any, peers: Sequence[int]) -> None:
     """
     import torch
 
-    nothing = torch.empty(1, dtype=torch.uint8)
+    nothing = torch.empty(1, dtype=torch.uint8, device="cpu")
     for peer in peers:
         try:
             group.recv([nothing], peer, _SEVER_TAG).wait(_SEVER_AFTER)
@@ -181,56 +180,81 @@ def _finish_ending() -> None:
         thread.join(_END_WITHIN_S)
 
 
-def _connect(context: GroupContext, timeout_s: float, check_interrupt: Callable[[], None]) -> Any:
-    """Makes the process group on a thread: its constructor blocks until every peer has come."""
-    made: list[Any] = []
-    failed: list[TransportError] = []
+class _Connecting:
+    """The construction of a process group, on a thread: it blocks until every peer has come."""
 
-    def construct() -> None:
+    def __init__(self, context: GroupContext, timeout_s: float) -> None:
+        from gather_transports.gloo_rendezvous import RendezvousStore
+
+        self._context = context
+        self._timeout_s = timeout_s
+        self._store = RendezvousStore(context.store, timeout_s)
+        self._finished = threading.Event()
+        self._made: list[Any] = []
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._construct, name="gather-core-gloo-connect", daemon=True)
+
+    def wait(self, check_interrupt: Callable[[], None]) -> Any:
+        """Returns the process group; see `GlooLink` for what it raises."""
+        from gather_transports.gloo_rendezvous import announce
+
+        announce(self._context)
+        _ending.add(self._thread)
+        self._thread.start()
+        deadline = Deadline(self._timeout_s)
         try:
-            made.append(_construct_process_group(context, timeout_s + _GRACE_S))
-        except RuntimeError as exc:
-            failed.append(TransportError(f"Gloo could not connect: {_first_line(exc)}"))
+            # An event, as a Ctrl-C in Thread.join can make Python take a running thread for an ended one.
+            while not self._finished.wait(min(POLL_S, deadline.remaining_s())):
+                check_interrupt()
+                if deadline.passed():
+                    raise self._late()
+        except BaseException:
+            self._store.give_up()
+            self._finished.wait(_GIVE_UP_WITHIN_S)
+            raise
+        if self._failure is not None:
+            if deadline.passed():
+                raise self._late() from self._failure
+            raise TransportError(f"Gloo could not connect: {_first_line(self._failure)}") from self._failure
+        return self._made[0]
 
-    thread = threading.Thread(target=construct, name="gather-core-gloo-connect", daemon=True)
-    thread.start()
-    deadline = Deadline(timeout_s)
-    while thread.is_alive():
-        thread.join(min(POLL_S, deadline.remaining_s()))
-        check_interrupt()
-        if deadline.passed() and thread.is_alive():
-            raise TransportTimeoutError(f"Gloo did not connect all {context.world_size} ranks in {timeout_s:g} s")
-    if failed:
-        raise failed[0]
-    return made[0]
+    def _construct(self) -> None:
+        import torch.distributed as dist
+
+        context = self._context
+        try:
+            # Its timeout is that of connecting alone, as every wait has its own.
+            timeout = timedelta(seconds=self._timeout_s + 1)
+            self._made.append(dist.ProcessGroupGloo(self._store, context.rank, context.world_size, timeout))
+        except Exception as exc:
+            self._failure = exc
+        self._finished.set()
+
+    def _late(self) -> TransportTimeoutError:
+        from gather_transports.gloo_rendezvous import missing_ranks
+
+        missing = missing_ranks(self._context)
+        text = f"Gloo did not connect all {self._context.world_size} ranks in {self._timeout_s:g} s"
+        if missing:
+            text += f": {format_ranks(missing)} never came to it"
+        return TransportTimeoutError(text, missing)
 
 
-def _construct_process_group(context: GroupContext, timeout_s: float) -> Any:
-    """A `ProcessGroupGloo` in which only members take part, over torch's own store, as C++ code cannot call ours."""
-    import torch.distributed as dist
-    from torch._C._distributed_c10d import PrefixStore
-
-    bell: Any = context.bell
-    store = PrefixStore(f"gather_core/{context.scope}/gloo", bell.store)
-    return dist.ProcessGroupGloo(store, context.rank, context.world_size, timedelta(seconds=timeout_s))
-
-
-def wait_for(work: Any, timeout: timedelta, peer: int) -> None:
-    """Waits for a send or receive; what fails names the peer.
+def gloo(call: Callable[..., T], *arguments: Any, peer: int | None = None) -> T:
+    """Calls something of Gloo's; what fails names the peer, where it is about one.
 
     Raises:
         PeerLostError: The connection broke.
         TransportTimeoutError: Gloo gave up.
     """
     try:
-        work.wait(timeout)
-        return
+        return call(*arguments)
     except RuntimeError as exc:
-        failure = translate(exc, peer)
+        failure = _translate(exc, peer)
     raise failure  # here, so that it has no context, whose frames would hold the process group
 
 
-def translate(exc: RuntimeError, peer: int | None = None) -> TransportError:
+def _translate(exc: RuntimeError, peer: int | None) -> TransportError:
     """Makes an error of ours from one of Gloo's, which names an address at best."""
     text = _first_line(exc)
     if "imed out" in text:
@@ -240,7 +264,7 @@ def translate(exc: RuntimeError, peer: int | None = None) -> TransportError:
     return PeerLostError(f"Gloo lost the connection to rank {peer}: {text}", (peer,))
 
 
-def _first_line(exc: RuntimeError) -> str:
+def _first_line(exc: Exception) -> str:
     lines = _SOURCE_PLACE.sub("", str(exc)).splitlines() or [type(exc).__name__]
     return lines[0].partition(". This is typically")[0]
 

@@ -1,0 +1,95 @@
+"""Calls that may block for longer than their caller can wait, such as those of a store whose host does not answer.
+
+Each runs in a daemon thread of its own, and the caller waits for it: with a deadline, and open to Ctrl-C. What still
+runs when the process ends is told to stop and waited for, here and for all.
+"""
+
+import atexit
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Generic, Self, TypeVar
+
+T = TypeVar("T")
+
+_END_WITHIN_S = 2.0
+
+
+class Background(Generic[T]):
+    """A call in a thread of its own, which ends with it.
+
+    `start` may be interrupted when the call runs already; whoever may then `stop` it encloses both in one `try`.
+    """
+
+    def __init__(self, fn: Callable[[threading.Event], T], name: str = "gather-core-background") -> None:
+        """Starts nothing yet.
+
+        Args:
+            fn: Gets an event that is set when nobody needs the result any more; should then return soon.
+            name: The thread's.
+        """
+        self._fn = fn
+        self._stop = threading.Event()
+        self._results: list[T] = []
+        self._failure: BaseException | None = None
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._call, name=name, daemon=True)
+
+    def start(self) -> Self:
+        """Starts the call; to be called once."""
+        self._thread.start()
+        return self
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits for at most that many seconds; returns whether the call is finished."""
+        # Not Thread.join: a Ctrl-C in it can make Python 3.11 take a running thread for an ended one.
+        return self._finished.wait(timeout_s)
+
+    def stop(self) -> None:
+        """Tells the call that nobody needs its result; waits for nothing, idempotent."""
+        self._stop.set()
+
+    def result(self) -> T:
+        """Returns what the finished call returned, or raises what it raised; to be called once."""
+        if self._failure is not None:
+            try:
+                raise self._failure
+            finally:
+                self._failure = None  # which holds a traceback, which holds this frame
+        return self._results.pop()
+
+    def _call(self) -> None:
+        _running.add(self)
+        try:
+            self._results.append(self._fn(self._stop))
+        except BaseException as exc:
+            self._failure = exc
+        finally:
+            _running.discard(self)
+            self._finished.set()
+
+
+def run_bounded(fn: Callable[[], T], timeout_s: float, name: str = "gather-core-background") -> T:
+    """Returns what `fn()` returns, or raises what it raises; the caller can be interrupted.
+
+    Raises:
+        TimeoutError: It has not returned within `timeout_s` seconds; it goes on, and what comes of it is dropped.
+    """
+    call = Background(lambda _: fn(), name).start()
+    if not call.wait(timeout_s):
+        raise TimeoutError(f"no answer within {timeout_s:g} s")
+    return call.result()
+
+
+_running: set[Background[Any]] = set()
+
+
+@atexit.register
+def _end_all() -> None:
+    """A daemon thread that wakes inside a finalising interpreter can abort the process: end all of them before."""
+    calls = list(_running)
+    for call in calls:
+        call.stop()
+    end = monotonic() + _END_WITHIN_S
+    for call in calls:
+        call.wait(max(end - monotonic(), 0))

@@ -1,0 +1,130 @@
+"""Failures after the ranks have agreed, while their transports connect; and constructions that some rank skips."""
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from gather_core import Gatherer, SetupError, TransportError
+from rank_pool import RankPool, reached
+
+
+def instead_of_connecting(monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
+    from gather_transports import gloo_link
+
+    monkeypatch.setattr(gloo_link, "GlooLink", act)
+    monkeypatch.setattr("gather_transports.gloo.GlooLink", act)
+
+
+def construct(rank: int, victim: int, act: Any, timeout_s: float) -> tuple[str, dict[int, str], list[str]]:
+    """Constructs a Gatherer, in which the victim acts instead of connecting; returns what came of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == victim:
+            instead_of_connecting(patch, act)
+        with pytest.raises(SetupError) as caught:
+            Gatherer(transport="gloo", timeout_s=timeout_s)
+    left = [thread.name for thread in threading.enumerate() if "gloo-connect" in thread.name]
+    return str(caught.value), caught.value.failures, left
+
+
+def test_a_rank_killed_before_it_connects_is_named_at_the_deadline(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> Any:
+        return construct(rank, 1, lambda *args: os.kill(os.getpid(), signal.SIGKILL), timeout_s=2)
+
+    outcomes = pool.run(3, body, expect_death=[1])
+    for outcome in (outcomes[0], outcomes[2]):
+        text, failures, left = outcome.value
+        assert list(failures) == [1], text
+        assert "never came" in text
+        assert left == []
+        assert outcome.seconds < 5
+
+
+def test_a_rank_that_cannot_connect_fails_the_others_at_once(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> Any:
+        def fail(*args: Any) -> None:
+            time.sleep(0.3)
+            raise TransportError("no such interface")
+
+        return construct(rank, 1, fail, timeout_s=30)
+
+    for outcome in pool.run(3, body):
+        text, failures, left = outcome.value
+        assert text == "rank 1 could not set up: TransportError: no such interface"
+        assert list(failures) == [1]
+        assert left == []
+        assert outcome.seconds < 5
+
+
+def test_ctrl_c_while_connecting_ends_it_and_fails_the_others_at_once(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> Any:
+        def never(*args: Any) -> None:
+            reached("waits")
+            time.sleep(3)
+            raise TransportError("came too late")
+
+        return construct(rank, 1, never, timeout_s=30)
+
+    running = pool.start(3, body)
+    running.wait_for(1, "waits")
+    os.kill(running.pid(0), signal.SIGINT)
+    outcomes = running.wait()
+    assert isinstance(outcomes[0].error, KeyboardInterrupt)
+    assert outcomes[0].seconds < 2
+    text, failures, _ = outcomes[2].value
+    assert list(failures) == [0], text
+    assert "KeyboardInterrupt" in text
+    assert outcomes[2].seconds < 2.5
+
+
+def test_after_a_construction_that_one_rank_skipped_or_failed_the_next_one_succeeds(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> list[int]:
+        import torch.distributed as dist
+
+        if rank == 0:
+            with pytest.raises(SetupError, match="rank 1 could not set up: never came"):
+                Gatherer(transport="gloo", timeout_s=1)
+        dist.barrier()
+        if rank == 0:
+            with pytest.raises(SetupError, match="rank 1 could not set up: TypeError: group must be"):
+                Gatherer(transport="gloo", timeout_s=20)
+        else:
+            with pytest.raises(TypeError):
+                Gatherer(transport="gloo", timeout_s=20, group="no group")
+        with Gatherer(transport="gloo", timeout_s=20) as gatherer:
+            return gatherer.all_gather(rank)
+
+    assert pool.values(2, body) == [[0, 1], [0, 1]]
+
+
+def test_a_transport_object_of_another_gatherer_is_refused_and_goes_on_serving_that(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> list[int]:
+        from gather_transports.gloo import GlooTransport
+
+        transport = GlooTransport()
+        with Gatherer(transport=transport, timeout_s=20) as gatherer:
+            with pytest.raises(SetupError, match="belongs to another Gatherer"):
+                Gatherer(transport=transport, timeout_s=20)
+            return gatherer.all_gather(rank)
+
+    assert pool.values(2, body) == [[0, 1], [0, 1]]
+
+
+def test_gatherers_leave_no_keys_in_the_store(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> int:
+        import torch.distributed as dist
+
+        store: Any = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
+        Gatherer(transport="gloo", timeout_s=20).close()
+        dist.barrier()
+        before: int = store.num_keys()
+        dist.barrier()
+        for _ in range(10):
+            Gatherer(transport="gloo", timeout_s=20).close()
+        dist.barrier()
+        return int(store.num_keys() - before)
+
+    assert max(pool.values(3, body)) <= 3

@@ -1,0 +1,77 @@
+"""How the ranks of a Gloo group find each other: over the Gatherer's own store, and without blocking anybody.
+
+Gloo's constructor waits for its peers' addresses in C++, on whatever store it is given. On the job's own client that
+wait would hold up every other call of this process, aborts included, and nothing could end it. So it gets a store
+written in Python, which C++ calls back: its waits are many short looks, and end when this rank gives up.
+"""
+
+import threading
+from datetime import timedelta
+from time import sleep
+from typing import Any
+
+from torch._C._distributed_c10d import Store as TorchStore
+
+from gather_core.deadline import Deadline
+from gather_core.transport import GroupContext, Store
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
+_HERE = "here"
+
+
+class RendezvousStore(TorchStore):
+    """What Gloo writes its address to and reads its peers' from."""
+
+    def __init__(self, store: Store, timeout_s: float) -> None:
+        super().__init__()
+        self._store = store
+        self._deadline = Deadline(timeout_s)
+        self._given_up = threading.Event()
+
+    def give_up(self) -> None:
+        """Ends all waits, with an error; from any thread."""
+        self._given_up.set()
+
+    def set(self, key: str, value: Any) -> None:
+        """Sets a key."""
+        self._store.set(key, value)
+
+    def get(self, key: str) -> bytes:
+        """Returns a key's value, once it is there."""
+        self.wait([key])
+        return self._store.get(key)
+
+    def check(self, keys: list[str]) -> bool:
+        """Whether all keys are there."""
+        return self._store.check(keys)
+
+    def add(self, key: str, amount: int) -> int:
+        """Adds to a counter."""
+        return self._store.add(key, amount)
+
+    def delete_key(self, key: str) -> bool:
+        """Deletes a key."""
+        return self._store.delete_key(key)
+
+    def has_extended_api(self) -> bool:
+        """Tells Gloo that there is no more than this."""
+        return False
+
+    def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
+        """Waits until all keys are there, this rank gives up, or the time of the whole rendezvous has passed."""
+        pause_s = _FIRST_PAUSE_S
+        while not self.check(keys):
+            if self._given_up.is_set() or self._deadline.passed():
+                raise RuntimeError(f"gave up waiting for {keys}")
+            sleep(pause_s)
+            pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
+
+
+def announce(context: GroupContext) -> None:
+    """Says that this rank has come to connect."""
+    context.store.set(f"{_HERE}/{context.rank}", "")
+
+
+def missing_ranks(context: GroupContext) -> list[int]:
+    """Returns the ranks that have not announced themselves."""
+    return [rank for rank in range(context.world_size) if not context.store.check([f"{_HERE}/{rank}"])]
