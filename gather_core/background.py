@@ -36,8 +36,18 @@ class Background(Generic[T]):
         self._thread = threading.Thread(target=self._call, name=name, daemon=True)
 
     def start(self) -> Self:
-        """Starts the call; to be called once."""
-        self._thread.start()
+        """Starts the call; to be called once.
+
+        Raises:
+            TimeoutError: There is no time for it any more: the process is exiting.
+        """
+        with _starting:
+            if _exiting:
+                raise TimeoutError("the process is exiting")
+            try:
+                self._thread.start()
+            except RuntimeError as exc:  # from Python 3.12 on, already where the main thread has ended
+                raise TimeoutError(f"no thread for it: {exc}") from exc
         return self
 
     def wait(self, timeout_s: float) -> bool:
@@ -73,7 +83,8 @@ def run_bounded(fn: Callable[[], T], timeout_s: float, name: str = "gather-core-
     """Returns what `fn()` returns, or raises what it raises; the caller can be interrupted.
 
     Raises:
-        TimeoutError: It has not returned within `timeout_s` seconds; it goes on, and what comes of it is dropped.
+        TimeoutError: It has not returned within `timeout_s` seconds; it goes on, and what comes of it is dropped. Or
+            the process is exiting, and it was not called.
     """
     call = Background(lambda _: fn(), name).start()
     if not call.wait(timeout_s):
@@ -81,12 +92,31 @@ def run_bounded(fn: Callable[[], T], timeout_s: float, name: str = "gather-core-
     return call.result()
 
 
+def call_within(call: Callable[[], None], within_s: float, name: str) -> bool:
+    """Makes a call that may block, and waits for it; returns whether it has ended in time."""
+    try:
+        run_bounded(call, within_s, f"gather-core-{name}")
+    except TimeoutError:
+        return False
+    return True
+
+
+def is_exiting() -> bool:
+    """Whether the process waits for the calls that still run, which should come to an end then."""
+    return _exiting
+
+
 _running: set[Background[Any]] = set()
+_starting = threading.Lock()
+_exiting = False
 
 
 @atexit.register
 def _end_all() -> None:
     """A daemon thread that wakes inside a finalising interpreter can abort the process: end all of them before."""
+    global _exiting
+    with _starting:
+        _exiting = True
     calls = list(_running)
     for call in calls:
         call.stop()

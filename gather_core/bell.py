@@ -2,10 +2,6 @@
 
 `StoreBell` is one per process: a daemon thread that blocks in a `wait` on a connection of its own, so that listening
 costs nothing until a bell is rung, and a blocking call of the job on its own store client stops nobody.
-
-A store whose host is stopped answers no call, and no call can be taken back; so where nobody may wait for long, calls
-are made on threads of ours (`call_within`). One that comes back from C++ while the interpreter is finalised aborts the
-process, so they are ended at exit.
 """
 
 import atexit
@@ -19,7 +15,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from gather_core.deadline import Deadline
 from gather_core.errors import ClosedError
 
 _log = logging.getLogger("gather_core")
@@ -179,43 +174,8 @@ def bell_of(world: Any, store: Any, rank: int) -> StoreBell:
         return bell
 
 
-_helpers: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
-_helpers_lock = threading.Lock()
-_exiting = False
-
-
-def call_within(call: Callable[[], None], within_s: float, name: str) -> bool:
-    """Makes a call that may block on a daemon thread, and waits for it; returns whether it has ended in time.
-
-    Exit waits a second for those that have not. Once the process is exiting, no call is made any more.
-    """
-    thread = threading.Thread(target=call, name=f"gather-core-{name}", daemon=True)
-    with _helpers_lock:
-        if _exiting:
-            return False
-        try:
-            thread.start()
-        except RuntimeError as exc:  # from Python 3.12 on, also where the main thread has ended
-            _log.debug("no thread for %s: %s", thread.name, exc)
-            return False
-        _helpers.add(thread)
-    thread.join(within_s)
-    return not thread.is_alive()
-
-
-def is_exiting() -> bool:
-    """Whether exit waits for the calls of `call_within`, which should come to an end then."""
-    return _exiting
-
-
 @atexit.register
 def _silence_bells() -> None:
-    """A daemon thread that wakes inside a finalising interpreter aborts the process: end them all before."""
-    global _exiting
+    """A daemon thread that wakes inside a finalising interpreter aborts the process: end it before."""
     for bell in list(_bells.values()):
         bell.close()
-    with _helpers_lock:
-        _exiting = True
-    deadline = Deadline(_END_WITHIN_S)
-    for thread in list(_helpers):
-        thread.join(deadline.remaining_s())

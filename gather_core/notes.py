@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from time import sleep
 
-from gather_core.bell import Bell, call_within, is_exiting
+from gather_core.background import call_within, is_exiting
+from gather_core.bell import Bell
 from gather_core.deadline import Deadline
 from gather_core.errors import (
     AbortedError,
@@ -20,6 +21,7 @@ from gather_core.errors import (
     PeerLostError,
     TransportTimeoutError,
     format_ranks,
+    shorten,
 )
 from gather_core.transport import Store
 
@@ -29,6 +31,8 @@ NOTES_WITHIN_S = 1.5
 _ANSWER_WITHIN_S = 1.0
 _ASK_WITHIN_S = 1.2
 """The asking itself ends before, unless the store does not answer."""
+_TAG_NBYTES = 256
+"""Longest tag in a message."""
 _EXITING = "this process is exiting"
 
 Position = tuple[int, str, str, str]
@@ -94,7 +98,7 @@ class Notes:
 
     def ask(self, deadline: Deadline) -> Answers:
         """Returns where each rank is, as far as it answers within a second and before an abort explains everything."""
-        answers = Answers({self._rank: self.position})
+        answers = Answers({self._rank: _shortened(self.position)})
         ended = call_within(partial(self._ask, answers), min(_ASK_WITHIN_S, deadline.remaining_s()), "ask")
         cut_short = _EXITING if is_exiting() and not ended else answers.cut_short
         return Answers(dict(answers.positions), cut_short)
@@ -110,7 +114,7 @@ class Notes:
                 self.check()
             except AbortedError as aborted:
                 return aborted
-        report = explain(exc, self.position, answers, len(self._ranks))
+        report = explain(exc, _shortened(self.position), answers, len(self._ranks))
         if isinstance(exc, TransportTimeoutError):
             return TransportTimeoutError(report.text, report.silent, report.elsewhere)
         if isinstance(exc, PeerLostError):
@@ -180,7 +184,12 @@ def _answer(store: Store, rank: int, position: Position) -> None:
 
 
 def _post(store: Store, rank: int, position: Position) -> None:
-    store.set(f"position/{rank}", json.dumps(position))
+    store.set(f"position/{rank}", json.dumps(_shortened(position)))
+
+
+def _shortened(position: Position) -> Position:
+    seq, operation, tag, phase = position
+    return seq, operation, shorten(tag, _TAG_NBYTES), phase
 
 
 @dataclass(frozen=True)
