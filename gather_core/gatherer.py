@@ -221,7 +221,8 @@ class Gatherer:
                 group stays usable. Anything else (KeyboardInterrupt, SystemExit) aborts.
             GatherError: As `all_gather`.
         """
-        self._check_usable()
+        self._check_process()
+        self._check_open()
         call = _Call("run", None, tag, timeout_s, True, self._everyone)
         failure: Exception | None = None
         value: Any = None
@@ -261,9 +262,11 @@ class Gatherer:
             self.abort(exc)
         self.close()
 
-    def _check_usable(self) -> None:
+    def _check_process(self) -> None:
         if self._pid != os.getpid():
             raise ClosedError("this Gatherer belongs to the parent process: construct one after the fork")
+
+    def _check_open(self) -> None:
         if not self._finalizer.alive:
             raise ClosedError("this Gatherer is closed")
         if self._broken is not None:
@@ -273,11 +276,11 @@ class Gatherer:
 
     def _operate(self, call: _Call, obj: object, failed_call: Exception | None = None) -> list[Any]:
         """Runs one operation under the lock; from here on whatever goes wrong reaches every rank."""
-        self._check_usable()  # in a forked child the lock may be held by a thread that exists in the parent only
+        self._check_process()  # before the lock: in a forked child, a thread of the parent's may hold it for ever
         with self._lock:
             if self._busy:
                 raise GatherError("called from inside another operation of the same Gatherer, such as its codec")
-            self._check_usable()
+            self._check_open()
             self._busy = True
             try:
                 self._notes.check()
@@ -402,7 +405,7 @@ class Gatherer:
         for rank, header in enumerate(verdict.headers):
             if rank in payloads:
                 try:
-                    covered = terms.covers_frames(header.total_nbytes)
+                    covered = header.total_nbytes < terms.covered_below_nbytes
                     frames = read_frames(payloads[rank], header, terms.limits, frames_checked=covered)
                 except (ProtocolError, LimitError) as exc:
                     raise ProtocolError(f"payload of rank {rank}: {exc}") from exc

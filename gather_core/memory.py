@@ -3,6 +3,9 @@
 ALIGNMENT = 64
 """Every slot, payload and frame starts at a multiple of this many bytes: a cache line, and any dtype's alignment."""
 
+UNBOUNDED = 1 << 63
+"""More bytes than anything has."""
+
 
 def align(nbytes: int) -> int:
     """Rounds up to the next multiple of `ALIGNMENT`."""

@@ -24,7 +24,7 @@ from gather_core.process_group import is_initialized, join_process_group
 from gather_core.registry import AUTO, get_codec, get_transport, transport_class
 from gather_core.scratch_store import ScratchStore
 from gather_core.settings import GatherSettings
-from gather_core.slot import WIRE_VERSION
+from gather_core.slot import WIRE_VERSION, covered_below_nbytes
 from gather_core.transport import GroupContext, Transport
 from gather_core.verdict import Terms
 
@@ -103,8 +103,10 @@ def connect(settings: GatherSettings, group: object) -> Connection:
         limits=settings.limits,
         round_1_nbytes=transport.round_1_nbytes,
         overflow_is_error=settings.overflow == "error",
-        crosses_wire=transport.capabilities.crosses_wire,
-        payload_checksum=None if settings.payload_checksum == "auto" else settings.payload_checksum,
+        covered_below_nbytes=covered_below_nbytes(
+            transport.capabilities.crosses_wire,
+            None if settings.payload_checksum == "auto" else settings.payload_checksum,
+        ),
     )
     return Connection(context, plan.codec, transport, notes, terms, deadline.timeout_s, reason)
 

@@ -14,7 +14,7 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 
 from gather_core.codec import Frames, Limits
 from gather_core.errors import LimitError, ProtocolError, shorten
-from gather_core.memory import ALIGNMENT, align
+from gather_core.memory import ALIGNMENT, UNBOUNDED, align
 
 HEADER_NBYTES = 64
 MAGIC = b"gthr"
@@ -22,7 +22,7 @@ WIRE_VERSION = 1
 CHECKED_BELOW_NBYTES = 64 * 1024
 """Payloads smaller than this always have their frames checksummed: it costs less than a microsecond."""
 
-_HEADER = struct.Struct("<QQIIQ")
+_HEADER = struct.Struct("<QQIIQ32s")
 _PREFIX = struct.Struct("<QQ")
 _AGREEMENT = struct.Struct("<4sBBHQQII")
 _TEXT_ENCODING = "utf-8"
@@ -90,8 +90,7 @@ def write_header(
     slot: memoryview, total_nbytes: int, rank: int, num_frames: int, payload_checksum: int, agreement: bytes
 ) -> None:
     """Writes the header into the first 64 bytes of `slot`."""
-    _HEADER.pack_into(slot, 0, total_nbytes, 0, rank, num_frames, payload_checksum)
-    slot[32:64] = agreement
+    _HEADER.pack_into(slot, 0, total_nbytes, 0, rank, num_frames, payload_checksum, agreement)
     _PREFIX.pack_into(slot, 0, total_nbytes, xxh3_64_intdigest(slot[16:64], total_nbytes))
 
 
@@ -103,10 +102,10 @@ def read_header(slot: memoryview) -> Header:
     """
     if len(slot) < HEADER_NBYTES:
         raise ProtocolError(f"a slot of {len(slot)} bytes is shorter than its {HEADER_NBYTES}-byte header")
-    total_nbytes, checksum, rank, num_frames, payload_checksum = _HEADER.unpack_from(slot, 0)
+    total_nbytes, checksum, rank, num_frames, payload_checksum, agreement = _HEADER.unpack_from(slot, 0)
     if checksum != xxh3_64_intdigest(slot[16:64], total_nbytes):
         raise ProtocolError("the header's checksum is wrong: the slot was damaged on its way, or never written")
-    return Header(total_nbytes, rank, num_frames, payload_checksum, bytes(slot[32:64]))
+    return Header(total_nbytes, rank, num_frames, payload_checksum, agreement)
 
 
 def payload_nbytes(frames: Frames) -> int:
@@ -146,15 +145,15 @@ def payload_parts(frames: Frames) -> list[memoryview]:
     return parts
 
 
-def checksums_frames(total_nbytes: int, crosses_wire: bool, payload_checksum: bool | None) -> bool:
-    """Decides whether the payload checksum covers the frames, or the frame table alone.
+def covered_below_nbytes(crosses_wire: bool, payload_checksum: bool | None) -> int:
+    """Decides up to which size the checksum of a payload covers its frames, and not the frame table alone.
 
-    A pure function of the size and of what round 0 agreed. `payload_checksum` None is the default policy: wherever
-    bytes cross a wire or a device, and below 64 KiB everywhere.
+    A pure function of what round 0 agreed. `payload_checksum` None is the default policy: wherever bytes cross a wire
+    or a device, and below 64 KiB everywhere.
     """
     if payload_checksum is None:
-        return crosses_wire or total_nbytes < CHECKED_BELOW_NBYTES
-    return payload_checksum
+        return UNBOUNDED if crosses_wire else CHECKED_BELOW_NBYTES
+    return UNBOUNDED if payload_checksum else 0
 
 
 def checksum_parts(parts: Sequence[memoryview]) -> int:
@@ -191,7 +190,7 @@ def read_frames(payload: memoryview, header: Header, limits: Limits, *, frames_c
         payload: Exactly `header.total_nbytes` bytes.
         header: A header that passed `check_lengths`.
         limits: Bounds for the frames.
-        frames_checked: Whether the checksum covers the frames (`checksums_frames`).
+        frames_checked: Whether the checksum covers the frames (`covered_below_nbytes`).
 
     Raises:
         LimitError: A frame is above `limits`.

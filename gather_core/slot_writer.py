@@ -57,7 +57,7 @@ class SlotWriter:
         if nbytes > terms.limits.payload_nbytes:
             raise LimitError(f"{nbytes} bytes are above Limits.payload_nbytes={terms.limits.payload_nbytes}")
         filled = HEADER_NBYTES + nbytes
-        covers_frames = terms.covers_frames(nbytes)
+        covers_frames = nbytes < terms.covered_below_nbytes
         if filled <= self._inline_up_to:
             slot = self._transport.slot(filled)
             payload = slot[HEADER_NBYTES:filled]

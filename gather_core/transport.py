@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, ClassVar, Literal, Protocol
 
 from gather_core.bell import Bell
+from gather_core.memory import UNBOUNDED
 
 __all__ = ["Capabilities", "GroupContext", "PeerState", "Store", "Transport"]
 
@@ -74,10 +75,6 @@ class GroupContext:
     """As `open` gets it: names this Gatherer within the job, alike on all its ranks."""
     hosts: tuple[int, ...] = ()
     """As `open` gets it: the host of each group rank, as a number; the same on all ranks."""
-
-
-UNBOUNDED = 1 << 63
-"""More bytes than any payload has."""
 
 
 def _never() -> None:

@@ -14,6 +14,7 @@ from gather_core.errors import (
     SlotOverflowError,
     format_ranks,
 )
+from gather_core.memory import UNBOUNDED
 from gather_core.slot import (
     HEADER_NBYTES,
     Agreement,
@@ -21,7 +22,6 @@ from gather_core.slot import (
     Header,
     Kind,
     check_lengths,
-    checksums_frames,
     parse_agreement,
     read_frames,
     read_header,
@@ -41,14 +41,8 @@ class Terms:
     round_1_nbytes: int
     """The most of a slot that round 1 carries, header included; at least `slot_nbytes`."""
     overflow_is_error: bool
-    crosses_wire: bool = True
-    """Bytes cross a wire or a device on their way."""
-    payload_checksum: bool | None = None
-    """Whether payloads are checksummed; None: see `checksums_frames`."""
-
-    def covers_frames(self, nbytes: int) -> bool:
-        """Whether the checksum of a payload of `nbytes` covers its frames."""
-        return checksums_frames(nbytes, self.crosses_wire, self.payload_checksum)
+    covered_below_nbytes: int = UNBOUNDED
+    """The checksum of smaller payloads covers their frames too."""
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from gather_core.slot import (
     Kind,
     check_lengths,
     checksum_parts,
-    checksums_frames,
+    covered_below_nbytes,
     parse_agreement,
     payload_nbytes,
     payload_parts,
@@ -249,11 +249,10 @@ def test_a_limit_is_a_positive_int(value: object) -> None:
 
 
 def test_frames_are_checked_below_64_kib_and_across_wires_unless_the_job_says_otherwise() -> None:
-    assert checksums_frames(65535, crosses_wire=False, payload_checksum=None)
-    assert not checksums_frames(65536, crosses_wire=False, payload_checksum=None)
-    assert checksums_frames(1 << 40, crosses_wire=True, payload_checksum=None)
-    assert checksums_frames(1 << 40, crosses_wire=False, payload_checksum=True)
-    assert not checksums_frames(1, crosses_wire=True, payload_checksum=False)
+    assert covered_below_nbytes(crosses_wire=False, payload_checksum=None) == 64 * 1024
+    assert covered_below_nbytes(crosses_wire=True, payload_checksum=None) > 1 << 60
+    assert covered_below_nbytes(crosses_wire=False, payload_checksum=True) > 1 << 60
+    assert covered_below_nbytes(crosses_wire=True, payload_checksum=False) == 0
 
 
 @given(st.sampled_from(["call", "encode"]), st.text(), st.text(), st.integers(1024, 5000))

@@ -18,6 +18,7 @@ from gather_core import (
     RemoteEncodeError,
     SlotOverflowError,
 )
+from gather_core.memory import UNBOUNDED
 from gather_core.slot import (
     HEADER_NBYTES,
     Agreement,
@@ -28,7 +29,6 @@ from gather_core.slot import (
     write_header,
     write_payload,
 )
-from gather_core.transport import UNBOUNDED
 from gather_core.verdict import Terms, Verdict, judge
 
 LIMITS = Limits()

@@ -72,8 +72,6 @@ class HubSlots(SlotExchange):
         for work, peer in zip(self._posted, self._peers, strict=True):
             gloo(work.wait, timeout, peer=peer)
         rows = self._rows[self._turn]
-        self._turn = 1 - self._turn
-        self._post_receives(group)
         lengths = self._packed.check([self.nbytes, *(_LENGTH.unpack_from(row)[0] for row in rows)])
         filled = [row[ALIGNMENT : ALIGNMENT + length] for row, length in zip(rows, lengths[1:], strict=True)]
         messages = self._packed.pack(lengths, filled)
@@ -81,6 +79,8 @@ class HubSlots(SlotExchange):
             gloo(group.send, [message], peer, _SLOT_TAG, peer=peer)
             for peer, message in zip(self._peers, messages, strict=True)
         ]
+        self._turn = 1 - self._turn
+        self._post_receives(group)  # after the sends, which others wait for
         for work, peer in zip(sends, self._peers, strict=True):
             gloo(work.wait, timeout, peer=peer)
         return [self.slot[: self.nbytes].toreadonly(), *(slot.toreadonly() for slot in filled)]
