@@ -103,7 +103,8 @@ def test_routed_payloads_reach_the_rank_that_they_are_for(pool: RankPool, world_
 @pytest.mark.parametrize(
     ("world_size", "slot_nbytes", "num_hosts", "way", "carried_nbytes"),
     [
-        (2, 16 << 10, 1, "hub", 4 << 20),
+        (2, 16 << 10, 1, "hub", 1 << 20),
+        (2, 2 << 20, 1, "hub", 2 << 20),
         (4, 16 << 10, 1, "hub", 699_008),
         (16, 16 << 10, 1, "hub", 34_944),
         (4, 16 << 10, 2, "hub", 21_824),
@@ -190,7 +191,7 @@ def test_a_length_that_no_slot_has_is_a_protocol_error_at_the_hub(pool: RankPool
             transport.close()
         return "no error"
 
-    assert "ProtocolError: a rank claims to fill 4194305 of the 4194304 bytes of its slot" in pool.values(2, body)[0]
+    assert "ProtocolError: a rank claims to fill 1048577 of the 1048576 bytes of its slot" in pool.values(2, body)[0]
 
 
 def test_a_length_that_no_slot_has_is_a_protocol_error_at_a_spoke() -> None:

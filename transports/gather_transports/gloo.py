@@ -12,10 +12,10 @@ How slots travel is a table. With s the slot size, W the world size, and measure
 | s <= 1 MiB | all_to_all | `gloo:hub_up_to_nbytes=0` |
 | larger | direct | `gloo:hub_up_to_nbytes=0,all_to_all_up_to_nbytes=0` |
 
-Each sends what is filled and not what the slot could hold; so hub and all_to_all carry payloads larger than a slot, up
-to the same bounds, in round 1. Round 2 is direct, exact, and in chunks. A hub costs a hop more than direct exchange and
-is bound by its host's bandwidth, and saves most of the messages, W - 1 each way instead of W (W - 1): which is what
-counts where ranks share the cores of a host.
+Each sends what is filled and not what the slot could hold; so hub and all_to_all carry payloads larger than a slot in
+round 1, up to 1 MiB within the same bounds. Round 2 is direct, exact, and in chunks. A hub costs a hop more than direct
+exchange and is bound by its host's bandwidth, and saves most of the messages, W - 1 each way instead of W (W - 1):
+which is what counts where ranks share the cores of a host.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,6 +47,8 @@ _HUB_UP_TO_NBYTES = 256 << 10
 _ALL_TO_ALL_UP_TO_NBYTES = 1 << 20
 _ALL_TO_ALL_BUFFER_NBYTES = 32 << 20
 """What its receive buffer may take beyond the slots themselves; untouched pages cost nothing."""
+_CARRIED_UP_TO_NBYTES = 1 << 20
+"""Of a payload larger than a slot in round 1; with more, a second round would not be noticed."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,15 @@ class Table:
         if hub_limit < 0:
             hub_limit = _HUB_UP_TO_NBYTES_ON_ONE_HOST if self.num_hosts == 1 else _HUB_UP_TO_NBYTES
         if num_peers and num_peers * self.world_size * slot_nbytes <= hub_limit:
-            return "hub", hub_limit // (num_peers * self.world_size) & -ALIGNMENT
+            return "hub", self._carried(slot_nbytes, hub_limit // (num_peers * self.world_size))
         if num_peers and slot_nbytes <= self.all_to_all_up_to_nbytes:
-            within_memory = min(self.all_to_all_up_to_nbytes, _ALL_TO_ALL_BUFFER_NBYTES // num_peers) & -ALIGNMENT
-            return "all_to_all", max(slot_nbytes, within_memory)
+            most = min(self.all_to_all_up_to_nbytes, _ALL_TO_ALL_BUFFER_NBYTES // num_peers)
+            return "all_to_all", self._carried(slot_nbytes, most)
         return "direct", slot_nbytes
+
+    @staticmethod
+    def _carried(slot_nbytes: int, most: int) -> int:
+        return max(slot_nbytes, min(most, _CARRIED_UP_TO_NBYTES) & -ALIGNMENT)
 
 
 class GlooTransport(Transport):
