@@ -99,6 +99,7 @@ class Gatherer:
 
     Raises:
         ValueError: This rank is not in `group`; on this rank only.
+        TypeError: `group` is no group; on this rank, while the others of the default group get a SetupError.
         SetupError: Some rank has bad arguments, other settings, cannot open its transport, or does not come within
             the timeout; on every rank, naming those ranks. The original is `__cause__` where it happened.
     """

@@ -65,6 +65,7 @@ def connect(settings: GatherSettings, group: object) -> Connection:
 
     Raises:
         ValueError: This rank is not in `group`; on this rank only.
+        TypeError: `group` is no group; on this rank, while the others of the default group get a SetupError.
         SetupError: A rank failed, did not come, or disagrees; on every rank, with the same text. On a failing rank
             the original is `__cause__`.
     """
