@@ -18,7 +18,7 @@ from typing import Any
 from gather_core.errors import ClosedError
 
 _log = logging.getLogger("gather_core")
-_FOREVER = timedelta(days=1)
+_FOREVER = timedelta(days=3650)
 _END_WITHIN_S = 1.0
 _NUM_LAST_ANSWERS = 100
 

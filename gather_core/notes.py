@@ -138,6 +138,7 @@ class Notes:
             if self._store.compare_set("asked", "", str(self._rank)) == str(self._rank).encode():
                 self._bell.ring(self._scope, self._others())
             while True:
+                self._on_ring()  # in case that no bell rings: who rang it may have died of it
                 reason_to_stop = self._reason_to_stop()  # before the last look: who aborts may have answered first
                 self._read(answers.positions)
                 if len(answers.positions) == len(self._ranks) or deadline.passed():

@@ -5,7 +5,7 @@ from typing import Any
 from gather_core.bell import bell_of
 from gather_core.errors import SettingsError
 from gather_core.local_store import ScopedStore
-from gather_core.transport import GroupContext
+from gather_core.transport import DEFAULT_TIMEOUT_S, GroupContext
 
 
 def is_initialized() -> bool:
@@ -14,6 +14,13 @@ def is_initialized() -> bool:
 
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def global_rank() -> int:
+    """This process's rank in the default group; 0 without one. Asks no store."""
+    import sys
+
+    return int(sys.modules["torch.distributed"].get_rank()) if is_initialized() else 0
 
 
 def join_process_group(group: object) -> GroupContext:
@@ -76,4 +83,4 @@ def _timeout_s(process_group: Any) -> float:
         timeout = getattr(options, "_timeout", None)
         if timeout is not None:
             return float(timeout.total_seconds())
-    return 600.0
+    return DEFAULT_TIMEOUT_S

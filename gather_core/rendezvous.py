@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -20,17 +21,18 @@ from gather_core.errors import (
 from gather_core.handshake import Ballot, Decision, Fact, always_fine, compare_facts, group_id
 from gather_core.local_store import ScopedStore
 from gather_core.notes import Notes
-from gather_core.process_group import is_initialized, join_process_group
+from gather_core.process_group import global_rank, is_initialized, join_process_group
 from gather_core.registry import AUTO, get_codec, get_transport, transport_class
 from gather_core.scratch_store import ScratchStore
 from gather_core.settings import GatherSettings
 from gather_core.slot import WIRE_VERSION, covered_below_nbytes
-from gather_core.transport import GroupContext, Transport
+from gather_core.transport import DEFAULT_TIMEOUT_S, GroupContext, Transport
 from gather_core.verdict import Terms
 
 _log = logging.getLogger("gather_core")
 
 _SETUP = "setup"
+_TIDY_WITHIN_S = 1.0
 _FORBID_CODE = "GATHER_FORBID_CODE"
 _AUTO_ORDER = ("gloo",)
 """What `auto` tries for more than one rank, best first."""
@@ -70,15 +72,13 @@ def connect(settings: GatherSettings, group: object) -> Connection:
             the original is `__cause__`.
     """
     try:
-        shared = _join(settings.transport, group)
+        shared, number = run_bounded(lambda: _arrive(settings.transport, group), _timeout_s(settings, None))
     except TypeError as exc:
         _report_bad_group(exc)
         raise
-    deadline = Deadline(_timeout_s(settings, shared))
-    try:
-        number = run_bounded(lambda: _take_number(shared), deadline.timeout_s)
     except (TimeoutError, RuntimeError) as exc:
-        raise SetupError({shared.rank: f"the job's store does not answer: {summarize(exc)}"}) from exc
+        raise SetupError({global_rank(): f"the job's store does not answer: {summarize(exc)}"}) from exc
+    deadline = Deadline(_timeout_s(settings, shared))
     scope = f"{shared.name}/{number}"
     context = replace(shared, store=ScopedStore(str(number), shared.store), scope=scope)
     plan, failure = _make_plan(settings, context)
@@ -114,10 +114,21 @@ def connect(settings: GatherSettings, group: object) -> Connection:
 
 def _report_bad_group(exc: TypeError) -> None:
     """Tells the ranks of the default group, which are most likely the ones that would wait for this rank."""
-    if is_initialized():
-        world = join_process_group(None)
-        store = ScopedStore(str(_take_number(world)), world.store)
-        Ballot(store, _SETUP, world.rank, world.world_size).fail(summarize(exc))
+    if not is_initialized():
+        return
+    try:
+        world, number = run_bounded(lambda: _arrive(AUTO, None), _TIDY_WITHIN_S)
+    except (TimeoutError, RuntimeError) as silent:
+        _log.warning("the other ranks were not told that this one got no group: %s", summarize(silent))
+        return
+    ballot = Ballot(ScopedStore(str(number), world.store), _SETUP, world.rank, world.world_size)
+    ballot.fail(summarize(exc))
+
+
+def _arrive(transport: object, group: object) -> tuple[GroupContext, int]:
+    """Returns this rank's place in the group, and the number of this Gatherer on it."""
+    shared = _join(transport, group)
+    return shared, _take_number(shared)
 
 
 def _take_number(shared: GroupContext) -> int:
@@ -145,6 +156,13 @@ def _join(transport: object, group: object) -> GroupContext:
     name = transport.partition(":")[0] if isinstance(transport, str) else AUTO
     if name == AUTO and group is None and not is_initialized():
         name = "single"
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            warnings.warn(
+                f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torch.distributed is not initialised: this process "
+                "gathers from itself alone; call torch.distributed.init_process_group() before",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     try:
         chosen = Transport if name == AUTO else transport_class(name)
     except GatherError:
@@ -152,13 +170,14 @@ def _join(transport: object, group: object) -> GroupContext:
     return chosen.join(group)
 
 
-def _timeout_s(settings: GatherSettings, context: GroupContext) -> float:
+def _timeout_s(settings: GatherSettings, context: GroupContext | None) -> float:
+    default_s = context.timeout_s if context else DEFAULT_TIMEOUT_S
     if settings.timeout_s is None:
-        return context.timeout_s
+        return default_s
     try:
         return seconds(settings.timeout_s)
     except GatherError:  # reported in round 0
-        return context.timeout_s
+        return default_s
 
 
 def _make_plan(settings: GatherSettings, context: GroupContext) -> tuple[_Plan | None, Exception | None]:
@@ -269,4 +288,7 @@ def _open_everywhere(transport: Transport, settings: GatherSettings, context: Gr
             raise exc from failure or exc.__cause__
         raise
     finally:
-        store.tidy_up()
+        try:
+            run_bounded(store.tidy_up, _TIDY_WITHIN_S)
+        except (TimeoutError, RuntimeError) as exc:
+            _log.debug("keys are left in the job's store: %s", exc)

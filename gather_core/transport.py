@@ -13,6 +13,10 @@ from gather_core.memory import UNBOUNDED
 __all__ = ["Capabilities", "GroupContext", "PeerState", "Store", "Transport"]
 
 
+DEFAULT_TIMEOUT_S = 600.0
+"""Of a group that has no timeout of its own."""
+
+
 class PeerState(Enum):
     """What a transport knows of a peer's process."""
 
@@ -67,7 +71,7 @@ class GroupContext:
     """Global rank of each group rank."""
     name: str = "world"
     """The group's name, for messages and logs."""
-    timeout_s: float = 600.0
+    timeout_s: float = DEFAULT_TIMEOUT_S
     """The group's own timeout, in seconds."""
     process_group: object = None
     """What the group is made of: the torch ProcessGroup, or whatever else the transport's `join` brings."""

@@ -239,3 +239,9 @@ def test_a_child_forked_in_the_middle_of_an_operation_does_not_hang() -> None:
 
 def test_a_gatherer_that_nobody_closed_does_not_disturb_the_end_of_the_process() -> None:
     assert run_script("print(Gatherer().all_gather(1))") == "[1]"
+
+
+def test_a_job_that_forgot_to_initialise_its_process_group_is_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.warns(RuntimeWarning, match="torch.distributed is not initialised"):
+        Gatherer().close()

@@ -74,6 +74,24 @@ def test_payloads_around_the_slot_size_and_around_a_chunk_arrive(pool: RankPool,
     assert all(all(fine) for fine in pool.values(3, body, transport))
 
 
+@pytest.mark.parametrize("slot_nbytes", [1024, 1025, 1 << 20])
+def test_scattered_and_read_only_memory_travels_through_slots_of_any_size(pool: RankPool, slot_nbytes: int) -> None:
+    def body(rank: int, world_size: int, slot_nbytes: int) -> bool:
+        scattered = np.arange(20_000)[::2]
+        read_only = np.arange(10_000)
+        read_only.flags.writeable = False
+        tensor = torch.arange(20_000).view(100, 200).T
+        with Gatherer(transport="gloo", slot_nbytes=slot_nbytes, timeout_s=30) as gatherer:
+            parts = gatherer.all_gather((scattered, read_only, tensor, b"", None, memoryview(b"ab").tobytes()))
+            fine = gatherer.slot_nbytes % 64 == 0 and len(parts) == world_size
+        for first, second, third, *rest in parts:
+            same = np.array_equal(first, scattered) and np.array_equal(second, read_only) and torch.equal(third, tensor)
+            fine = fine and same and rest == [b"", None, b"ab"]
+        return fine
+
+    assert pool.values(2, body, slot_nbytes) == [True, True]
+
+
 def test_overflow_as_an_error_names_each_rank_and_size_everywhere(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> tuple[dict[int, int], list[int]]:
         with Gatherer(transport="gloo", slot_nbytes=2048, overflow="error", timeout_s=30) as gatherer:

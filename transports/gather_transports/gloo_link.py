@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+from gather_core.background import run_bounded
 from gather_core.deadline import POLL_S, Deadline
 from gather_core.errors import AbortedError, PeerLostError, TransportError, TransportTimeoutError, format_ranks
 from gather_core.transport import GroupContext
@@ -171,11 +172,14 @@ def _sever(group: Any, peers: Sequence[int]) -> None:
 
 _of_the_parent: list[Any] = []
 _ending: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
+_connecting: "weakref.WeakSet[_Connecting]" = weakref.WeakSet()
 
 
 @atexit.register
 def _finish_ending() -> None:
     """A thread that wakes up inside Gloo while the interpreter is finalised would abort the process: wait for it."""
+    for connecting in list(_connecting):
+        connecting.give_up()
     for thread in list(_ending):
         thread.join(_END_WITHIN_S)
 
@@ -196,10 +200,8 @@ class _Connecting:
 
     def wait(self, check_interrupt: Callable[[], None]) -> Any:
         """Returns the process group; see `GlooLink` for what it raises."""
-        from gather_transports.gloo_rendezvous import announce
-
-        announce(self._context)
         _ending.add(self._thread)
+        _connecting.add(self)
         self._thread.start()
         deadline = Deadline(self._timeout_s)
         try:
@@ -209,7 +211,7 @@ class _Connecting:
                 if deadline.passed():
                     raise self._late()
         except BaseException:
-            self._store.give_up()
+            self.give_up()
             self._finished.wait(_GIVE_UP_WITHIN_S)
             raise
         if self._failure is not None:
@@ -218,11 +220,18 @@ class _Connecting:
             raise TransportError(f"Gloo could not connect: {_first_line(self._failure)}") from self._failure
         return self._made[0]
 
+    def give_up(self) -> None:
+        """Ends the waiting for peers; from any thread."""
+        self._store.give_up()
+
     def _construct(self) -> None:
         import torch.distributed as dist
 
+        from gather_transports.gloo_rendezvous import announce
+
         context = self._context
         try:
+            announce(context)
             # Its timeout is that of connecting alone, as every wait has its own.
             timeout = timedelta(seconds=self._timeout_s + 1)
             self._made.append(dist.ProcessGroupGloo(self._store, context.rank, context.world_size, timeout))
@@ -233,7 +242,11 @@ class _Connecting:
     def _late(self) -> TransportTimeoutError:
         from gather_transports.gloo_rendezvous import missing_ranks
 
-        missing = missing_ranks(self._context)
+        missing: list[int] = []
+        try:
+            missing = run_bounded(lambda: missing_ranks(self._context), _GIVE_UP_WITHIN_S)
+        except (TimeoutError, RuntimeError) as exc:
+            _log.debug("who is missing is not known: %s", exc)
         text = f"Gloo did not connect all {self._context.world_size} ranks in {self._timeout_s:g} s"
         if missing:
             text += f": {format_ranks(missing)} never came to it"
