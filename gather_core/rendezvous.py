@@ -82,6 +82,31 @@ def connect(settings: GatherSettings, group: object) -> Connection:
     scope = f"{shared.name}/{number}"
     context = replace(shared, store=ScopedStore(str(number), shared.store), scope=scope)
     plan, failure = _make_plan(settings, context)
+    try:
+        return _agree_and_open(plan, failure, settings, context, number, deadline)
+    except SetupError:
+        raise
+    except BaseException as exc:  # such as a Ctrl-C between the stages
+        _tell_the_others(plan, context, exc)
+        raise
+
+
+def _tell_the_others(plan: _Plan | None, context: GroupContext, exc: BaseException) -> None:
+    """Decides what the others wait for, or will: that this rank has failed."""
+    names = [plan.transport.name] if plan and plan.transport else _AUTO_ORDER
+    for name in names:
+        _opening(name, context).fail(summarize(exc))
+
+
+def _agree_and_open(
+    plan: _Plan | None,
+    failure: Exception | None,
+    settings: GatherSettings,
+    context: GroupContext,
+    number: int,
+    deadline: Deadline,
+) -> Connection:
+    """(all ranks) Compares what the ranks were given, opens what they agree on, and confirms."""
     ballot = Ballot(context.store, _SETUP, context.rank, context.world_size)
     try:
         decision = ballot.vote(plan.fact if plan else _failure_fact(failure), compare_facts, deadline)
@@ -90,7 +115,7 @@ def connect(settings: GatherSettings, group: object) -> Connection:
     except SetupError as exc:
         raise exc from failure or exc.__cause__
     context = replace(context, hosts=tuple(decision["hosts"]))
-    notes = Notes(context.store, context.bell, scope, context.rank, context.ranks)
+    notes = Notes(context.store, context.bell, context.scope, context.rank, context.ranks)
     try:
         transport, reason = _open(plan, settings, context, decision, deadline)
     except BaseException:
@@ -265,9 +290,14 @@ def _open(
     raise SetupError(dict.fromkeys(range(context.world_size), "auto found no transport that all ranks can use"))
 
 
+def _opening(name: str, context: GroupContext) -> Ballot:
+    """The stage in which the ranks confirm that they have opened the transport of that name."""
+    return Ballot(context.store, f"open/{name}", context.rank, context.world_size)
+
+
 def _open_everywhere(transport: Transport, settings: GatherSettings, context: GroupContext, deadline: Deadline) -> None:
     """(all ranks) Opens and confirms; on a failure of any rank all close again and raise the same."""
-    ballot = Ballot(context.store, f"open/{transport.name}", context.rank, context.world_size)
+    ballot = _opening(transport.name, context)
     store = ScratchStore(f"transport/{transport.name}", context.store)
     transport.taken = True
     transport.check_interrupt = ballot.check

@@ -192,7 +192,8 @@ class _Connecting:
 
         self._context = context
         self._timeout_s = timeout_s
-        self._store = RendezvousStore(context.store, timeout_s)
+        self._deadline = Deadline(timeout_s)
+        self._store = RendezvousStore(context.store, self._deadline)
         self._finished = threading.Event()
         self._made: list[Any] = []
         self._failure: Exception | None = None
@@ -203,7 +204,7 @@ class _Connecting:
         _ending.add(self._thread)
         _connecting.add(self)
         self._thread.start()
-        deadline = Deadline(self._timeout_s)
+        deadline = self._deadline
         try:
             # An event, as a Ctrl-C in Thread.join can make Python take a running thread for an ended one.
             while not self._finished.wait(min(POLL_S, deadline.remaining_s())):

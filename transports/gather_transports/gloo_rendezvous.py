@@ -22,10 +22,10 @@ _HERE = "here"
 class RendezvousStore(TorchStore):
     """What Gloo writes its address to and reads its peers' from."""
 
-    def __init__(self, store: Store, timeout_s: float) -> None:
+    def __init__(self, store: Store, deadline: Deadline) -> None:
         super().__init__()
         self._store = store
-        self._deadline = Deadline(timeout_s)
+        self._deadline = deadline
         self._given_up = threading.Event()
 
     def give_up(self) -> None:
