@@ -55,3 +55,12 @@ def _as_bytes(frame: object) -> memoryview:
     """A view of single bytes: items of other formats are cast, what is not C-contiguous is a TypeError."""
     view = memoryview(frame)  # type: ignore[arg-type]
     return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
+
+
+def give_largest(frames: Sequence[memoryview]) -> list[memoryview]:
+    """Leaves a frame of writable memory to the object where it is most of it, and so no reason to copy it.
+
+    Smaller ones are made read-only, and so copied: else a small array that the user keeps would hold all of it.
+    """
+    total = sum(map(len, frames))
+    return [frame if 2 * len(frame) > total else frame.toreadonly() for frame in frames]

@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, Self, TypeVar
 from xxhash import xxh3_64_intdigest
 
 from gather_core.codec import Codec, DecodeOptions, Limits, TensorDevice
-from gather_core.codec_border import CodecBorder
+from gather_core.codec_border import CodecBorder, give_largest
 from gather_core.deadline import Deadline, seconds
 from gather_core.errors import (
     AbortedError,
@@ -410,7 +410,7 @@ class Gatherer:
                     frames = read_frames(payloads[rank], header, terms.limits, frames_checked=covered)
                 except (ProtocolError, LimitError) as exc:
                     raise ProtocolError(f"payload of rank {rank}: {exc}") from exc
-                frames_of[rank] = frames if payloads[rank].readonly else _give_largest(frames)
+                frames_of[rank] = frames if payloads[rank].readonly else give_largest(frames)
         decode = self._codec_border.decode
         return [decode(rank, frames) for rank, frames in frames_of.items()]
 
@@ -442,12 +442,3 @@ def _as_int(rank: Any) -> Any:
 def _release(notes: Notes, transport: Transport) -> None:
     notes.close()
     transport.close()
-
-
-def _give_largest(frames: Sequence[memoryview]) -> list[memoryview]:
-    """Leaves a frame of writable memory to the object where it is most of it, and so no reason to copy it.
-
-    Smaller ones are made read-only, and so copied: else a small array that the user keeps would hold all of it.
-    """
-    total = sum(map(len, frames))
-    return [frame if 2 * len(frame) > total else frame.toreadonly() for frame in frames]

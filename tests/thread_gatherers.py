@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from gather_core import Codec, Frames, Gatherer
+from gather_core import Codec, Frames, Gatherer, SetupError
 from gather_transports.threads import ThreadGroup, ThreadRank
 
 T = TypeVar("T")
@@ -44,3 +44,9 @@ class FramesCodec(Codec):
     def decode(self, frames: Sequence[memoryview], options: object = None) -> object:
         assert all(frame.readonly and frame.format == "B" and frame.contiguous for frame in frames)
         return [bytes(frame) for frame in frames]
+
+
+def texts(outcomes: Sequence[object]) -> set[str]:
+    """What the setup errors say that each rank raised; one text where all agree."""
+    assert all(isinstance(outcome, SetupError) for outcome in outcomes), outcomes
+    return {str(outcome) for outcome in outcomes}
