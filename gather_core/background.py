@@ -10,6 +10,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Generic, Self, TypeVar
 
+from gather_core.deadline import POLL_S, Deadline
+
 T = TypeVar("T")
 
 _END_WITHIN_S = 2.0
@@ -79,16 +81,26 @@ class Background(Generic[T]):
             self._finished.set()
 
 
-def run_bounded(fn: Callable[[], T], timeout_s: float, name: str = "gather-core-background") -> T:
+def run_bounded(
+    fn: Callable[[], T],
+    timeout_s: float,
+    name: str = "gather-core-background",
+    check_interrupt: Callable[[], None] | None = None,
+) -> T:
     """Returns what `fn()` returns, or raises what it raises; the caller can be interrupted.
 
     Raises:
         TimeoutError: It has not returned within `timeout_s` seconds; it goes on, and what comes of it is dropped. Or
             the process is exiting, and it was not called.
+        BaseException: What `check_interrupt` raises, which is called every 0.25 s meanwhile; the call goes on as well.
     """
     call = Background(lambda _: fn(), name).start()
-    if not call.wait(timeout_s):
-        raise TimeoutError(f"no answer within {timeout_s:g} s")
+    deadline = Deadline(timeout_s)
+    while not call.wait(deadline.remaining_s() if check_interrupt is None else min(POLL_S, deadline.remaining_s())):
+        if check_interrupt is not None:
+            check_interrupt()
+        if deadline.passed():
+            raise TimeoutError(f"no answer within {timeout_s:g} s")
     return call.result()
 
 

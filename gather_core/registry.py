@@ -78,9 +78,11 @@ _codecs = _Plugins(
     "codec",
     Codec,
     {
+        "auto": "gather_codecs.auto:AutoCodec",
         "cloudpickle": "gather_codecs.cloudpickle5:CloudpickleCodec",
         "msgpack": "gather_codecs.messagepack:MessagePackCodec",
         "pickle": "gather_codecs.pickle5:PickleCodec",
+        "raw": "gather_codecs.raw:RawCodec",
         "zstd": "gather_codecs.zstandard_frames:ZstdCodec",
     },
     reserved={},
@@ -89,7 +91,9 @@ _transports = _Plugins(
     "transport",
     Transport,
     {
+        "all_gather_object": "gather_transports.torch_objects:AllGatherObjectTransport",
         "gloo": "gather_transports.gloo:GlooTransport",
+        "nccl": "gather_transports.nccl:NcclTransport",
         "single": "gather_transports.single:SingleTransport",
         "threads": "gather_transports.threads:ThreadsTransport",
     },

@@ -210,23 +210,30 @@ def _make_plan(settings: GatherSettings, context: GroupContext) -> tuple[_Plan |
     try:
         settings.check()
         codec = settings.codec if isinstance(settings.codec, Codec) else get_codec(settings.codec)
-        _check_trust(codec)
         transport = _make_transport(settings.transport, context)
+        _check_trust(codec, transport)
         return _Plan(codec, transport, _fact(settings, context, codec, transport)), None
     except Exception as exc:
         return None, exc
 
 
-def _check_trust(codec: Codec) -> None:
-    """Refuses codecs that can execute code, where the variable says so; no setting lifts that.
+def _check_trust(codec: Codec, transport: Transport | None) -> None:
+    """Refuses what can execute code that a peer chose, where the variable says so; no setting lifts that.
 
     Raises:
         UntrustedCodecError: `GATHER_FORBID_CODE` is set, to anything but 0.
     """
-    if os.environ.get(_FORBID_CODE, "0") not in ("", "0") and codec.trust is not Trust.DATA:
+    if os.environ.get(_FORBID_CODE, "0") in ("", "0"):
+        return
+    if codec.trust is not Trust.DATA:
         raise UntrustedCodecError(
             f"codec {codec.spec!r} can execute code while it decodes, which {_FORBID_CODE} forbids; use one that "
             "builds data only, such as 'msgpack'"
+        )
+    if transport is not None and transport.capabilities.trust is not Trust.DATA:
+        raise UntrustedCodecError(
+            f"transport {transport.spec!r} can execute code while it receives, which {_FORBID_CODE} forbids; use one "
+            "that carries bytes as they are, such as 'gloo'"
         )
 
 

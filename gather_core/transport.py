@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, ClassVar, Literal, Protocol
 
 from gather_core.bell import Bell
+from gather_core.codec import Trust
 from gather_core.memory import UNBOUNDED
 
 __all__ = ["Capabilities", "GroupContext", "PeerState", "Store", "Transport"]
@@ -41,6 +42,10 @@ class Capabilities:
     """How the death of a peer shows: at once, by the deadline, or never."""
     crosses_wire: bool = True
     """Bytes cross a wire or a device, so that large payloads are checksummed too."""
+    trust: Trust = Trust.DATA
+    """CODE: what carries the bytes can execute code that a peer chose, whatever the codec; as unpickling does."""
+    shares_group: bool = False
+    """It uses the job's own group, so never beside another collective of that group."""
 
 
 class Store(Protocol):

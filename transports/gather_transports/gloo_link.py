@@ -67,7 +67,7 @@ class GlooLink:
         self._finished = threading.Lock()
         self._finished.acquire()
         self._exchanges: queue.SimpleQueue[tuple[Exchange[Any], timedelta] | None] = queue.SimpleQueue()
-        self._group: list[Any] = [_Connecting(context, timeout_s).wait(check_interrupt)]
+        self._group: list[Any] = [connect(context, timeout_s, check_interrupt)]
         self._thread = threading.Thread(target=self._serve, name="gather-core-gloo", daemon=True)
         self._thread.start()
 
@@ -129,7 +129,7 @@ class GlooLink:
             _of_the_parent.append(group)  # its threads exist in the parent only: destroying it here would hang
             return
         self._exchanges.put(None)
-        _sever(group[0], self._peers)
+        sever(group[0], self._peers)
         if self._thread is not threading.current_thread():  # a garbage collection can end up here anywhere
             self._thread.join(_END_WITHIN_S)
         group.clear()  # the last reference: no name of the thread and no traceback may hold it, as its destructor waits
@@ -152,7 +152,17 @@ class GlooLink:
             self._finished.release()
 
 
-def _sever(group: Any, peers: Sequence[int]) -> None:
+def connect(context: GroupContext, timeout_s: float, check_interrupt: Callable[[], None]) -> Any:
+    """(all ranks) Makes a ProcessGroupGloo of these ranks alone.
+
+    Raises:
+        TransportError: No connection, or not in time; nothing is left behind.
+        BaseException: What `check_interrupt` raises, or a signal's handler.
+    """
+    return _Connecting(context, timeout_s).wait(check_interrupt)
+
+
+def sever(group: Any, peers: Sequence[int]) -> None:
     """Closes all connections, whatever is pending on them, by a receive that times out at once.
 
     Gloo's own `abort` does nothing. But a receive that times out signals an exception to all connections of its group
@@ -200,7 +210,7 @@ class _Connecting:
         self._thread = threading.Thread(target=self._construct, name="gather-core-gloo-connect", daemon=True)
 
     def wait(self, check_interrupt: Callable[[], None]) -> Any:
-        """Returns the process group; see `GlooLink` for what it raises."""
+        """Returns the process group; see `connect`."""
         _ending.add(self._thread)
         _connecting.add(self)
         self._thread.start()
