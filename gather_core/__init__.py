@@ -28,11 +28,14 @@ from gather_core.errors import (
 from gather_core.interleave import interleave
 
 if TYPE_CHECKING:
-    from gather_core.codec import Codec, DecodeOptions, Frames, Limits, Trust
+    from gather_core.codec import Codec, DecodeOptions, Frames, Limits, Trust, own
+    from gather_core.deadline import Deadline
+    from gather_core.function_codec import FunctionCodec
     from gather_core.gatherer import Gatherer
+    from gather_core.memory import aligned_buffer
     from gather_core.registry import register_codec, register_transport
     from gather_core.settings import GatherSettings
-    from gather_core.transport import Capabilities, GroupContext, Transport
+    from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
 
 __version__ = "0.1.0"
 
@@ -42,11 +45,13 @@ __all__ = [
     "ClosedError",
     "Codec",
     "CodecError",
+    "Deadline",
     "DecodeError",
     "DecodeOptions",
     "DesyncError",
     "EncodeError",
     "Frames",
+    "FunctionCodec",
     "GatherError",
     "GatherSettings",
     "Gatherer",
@@ -55,6 +60,7 @@ __all__ = [
     "LimitError",
     "Limits",
     "PeerLostError",
+    "PeerState",
     "ProtocolError",
     "RankFailedError",
     "RemoteCallError",
@@ -68,7 +74,9 @@ __all__ = [
     "Trust",
     "UnknownPluginError",
     "UntrustedCodecError",
+    "aligned_buffer",
     "interleave",
+    "own",
     "register_codec",
     "register_transport",
 ]
@@ -76,14 +84,19 @@ __all__ = [
 _LAZY = {
     "Capabilities": "transport",
     "Codec": "codec",
+    "Deadline": "deadline",
     "DecodeOptions": "codec",
     "Frames": "codec",
+    "FunctionCodec": "function_codec",
     "GatherSettings": "settings",
     "Gatherer": "gatherer",
     "GroupContext": "transport",
     "Limits": "codec",
+    "PeerState": "transport",
     "Transport": "transport",
     "Trust": "codec",
+    "aligned_buffer": "memory",
+    "own": "codec",
     "register_codec": "registry",
     "register_transport": "registry",
 }

@@ -4,15 +4,10 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
-from functools import lru_cache
-from operator import index
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar
 
-from xxhash import xxh3_64_intdigest
-
+from gather_core.call import Call, Timeout, as_int
 from gather_core.codec import Codec, DecodeOptions, Limits, TensorDevice
 from gather_core.codec_border import CodecBorder, give_largest
 from gather_core.deadline import Deadline, seconds
@@ -27,7 +22,6 @@ from gather_core.errors import (
     PeerLostError,
     ProtocolError,
     RankFailedError,
-    SettingsError,
     SlotOverflowError,
     TransportTimeoutError,
     summarize,
@@ -35,7 +29,7 @@ from gather_core.errors import (
 from gather_core.memory import aligned_buffer
 from gather_core.notes import NOTES_WITHIN_S, Notes, Position
 from gather_core.rendezvous import connect
-from gather_core.settings import DEFAULT_SLOT_NBYTES, GatherSettings
+from gather_core.settings import DEFAULT_SLOT_NBYTES, GatherSettings, SettingsSource
 from gather_core.slot import (
     HEADER_NBYTES,
     payload_parts,
@@ -47,34 +41,9 @@ from gather_core.transport import Transport
 from gather_core.verdict import Verdict, judge
 
 T = TypeVar("T")
-Timeout = float | timedelta | None
 
-_ROOT_ARGUMENT = {"gather": "dst", "broadcast": "src"}
-"""How the operations that have a root call it."""
 _HARMLESS = (RankFailedError, SlotOverflowError, DecodeError)
 """What leaves the group usable: the same on every rank, or (a decode error) after the last exchange."""
-
-
-@lru_cache(maxsize=4096)
-def _op_code(operation: str, root: int | None, tag: str) -> int:
-    """32 bits that tell operations apart in the agreement block."""
-    return xxh3_64_intdigest(f"{operation}\0{root}\0{tag}".encode("utf-8", "surrogatepass")) & 0xFFFFFFFF
-
-
-@dataclass(slots=True)
-class _Call:
-    """One operation on one rank."""
-
-    operation: str
-    root: int | None
-    tag: str
-    timeout_s: Timeout
-    sends: bool
-    """This rank hands in an object."""
-    wanted: Sequence[int]
-    """The ranks whose objects this rank gets."""
-    routed: bool = False
-    """In round 2, only the root receives."""
 
 
 class Gatherer:
@@ -117,10 +86,46 @@ class Gatherer:
         tensor_device: TensorDevice = "cpu",
         payload_checksum: bool | Literal["auto"] = "auto",
     ) -> None:
-        self.settings = GatherSettings(
+        settings = GatherSettings(
             codec, transport, slot_nbytes, overflow, timeout_s, limits, tensor_device, payload_checksum
         )
-        connection = connect(self.settings, group)
+        self._start(settings, group)
+
+    @classmethod
+    def from_settings(cls, source: SettingsSource = None, *, profile: str | None = None, **overrides: Any) -> Self:
+        """(all ranks of the group) Constructs a Gatherer from settings that a job keeps outside its code.
+
+        From the weakest to the strongest: the defaults, the table `[gather]` of `source`, its table
+        `[gather.profiles.NAME]`, variables such as `GATHER_SLOT_NBYTES` and `GATHER_LIMITS__NUM_FRAMES`, `overrides`.
+        `limits` are merged key by key. `docs/settings.md` shows each of them.
+
+        ```python
+        gatherer = Gatherer.from_settings("job.toml", profile="debug", group=mesh["dp"])
+        ```
+
+        Args:
+            source: The path of a TOML file; a mapping (a dict, an OmegaConf DictConfig) or argparse Namespace with the
+                settings, or with all of them below `gather`, in which None means "not given"; a GatherSettings; or
+                None: the file that `GATHER_SETTINGS` names, if any.
+            profile: Which of the source's profiles to use; None: the one that `GATHER_PROFILE` names, if any; "": none.
+            overrides: Keywords of `Gatherer`, `group` among them; `limits` may be a mapping. None is a value here.
+
+        Raises:
+            ValueError, TypeError: As the constructor.
+            SetupError: As the constructor. What is wrong with the file, table, variables or keywords of one rank is
+                raised on every rank, naming rank, place, key, value and the nearest known name; on that rank the
+                SettingsError is `__cause__`.
+        """
+        from gather_core.settings_sources import settings_or_failure
+
+        gatherer = cls.__new__(cls)
+        gatherer._start(settings_or_failure(source, profile, overrides), overrides.get("group"))
+        return gatherer
+
+    def _start(self, settings: GatherSettings, group: object) -> None:
+        """(all ranks) Connects; what is wrong with the settings of one rank is raised by all."""
+        connection = connect(settings, group)
+        self.settings = settings
         self.stats = Stats()
         self._connection = connection
         self._codec = connection.codec
@@ -129,7 +134,7 @@ class Gatherer:
         self._terms = connection.terms
         self._rank = connection.context.rank
         self._slot_nbytes = connection.terms.slot_nbytes
-        self._codec_border = CodecBorder(connection.codec, DecodeOptions(tensor_device, limits))
+        self._codec_border = CodecBorder(connection.codec, DecodeOptions(settings.tensor_device, settings.limits))
         self._writer = SlotWriter(connection.transport, connection.context.rank, connection.terms)
         self._everyone = range(connection.context.world_size)
         self._lock = threading.RLock()
@@ -195,21 +200,21 @@ class Gatherer:
             TransportError: A rank did not come in time, died, or aborted. The group is broken.
             ClosedError: The Gatherer is closed, or belongs to the parent process.
         """
-        result: list[T] = self._operate(_Call("all_gather", None, tag, timeout_s, True, self._everyone), obj)
+        result: list[T] = self._operate(Call("all_gather", None, tag, timeout_s, True, self._everyone), obj)
         return result
 
     def gather(self, obj: T, dst: int = 0, *, timeout_s: Timeout = None, tag: str = "") -> list[T] | None:
         """(all ranks) Returns the objects of all ranks on rank `dst`, None elsewhere; raises as `all_gather`."""
-        dst = _as_int(dst)
+        dst = as_int(dst)
         is_root = self._is_root(dst)
         wanted = self._everyone if is_root else ()
-        objects: list[T] = self._operate(_Call("gather", dst, tag, timeout_s, True, wanted, routed=True), obj)
+        objects: list[T] = self._operate(Call("gather", dst, tag, timeout_s, True, wanted, routed=True), obj)
         return objects if is_root else None
 
     def broadcast(self, obj: Any = None, src: int = 0, *, timeout_s: Timeout = None, tag: str = "") -> Any:
         """(all ranks) Returns the object of rank `src`; what others pass is ignored. Raises as `all_gather`."""
-        src = _as_int(src)
-        call = _Call("broadcast", src, tag, timeout_s, self._is_root(src), (src,))
+        src = as_int(src)
+        call = Call("broadcast", src, tag, timeout_s, self._is_root(src), (src,))
         return self._operate(call, obj)[0]
 
     def run(self, fn: Callable[..., T], *args: Any, timeout_s: Timeout = None, tag: str = "") -> list[T]:
@@ -224,7 +229,7 @@ class Gatherer:
         """
         self._check_process()
         self._check_open()
-        call = _Call("run", None, tag, timeout_s, True, self._everyone)
+        call = Call("run", None, tag, timeout_s, True, self._everyone)
         failure: Exception | None = None
         value: Any = None
         try:
@@ -275,7 +280,7 @@ class Gatherer:
                 f"the group is broken since: {summarize(self._broken)}; construct a new Gatherer"
             ) from self._broken
 
-    def _operate(self, call: _Call, obj: object, failed_call: Exception | None = None) -> list[Any]:
+    def _operate(self, call: Call, obj: object, failed_call: Exception | None = None) -> list[Any]:
         """Runs one operation under the lock; from here on whatever goes wrong reaches every rank."""
         self._check_process()  # before the lock: in a forked child, a thread of the parent's may hold it for ever
         with self._lock:
@@ -300,10 +305,10 @@ class Gatherer:
         """Whether this rank is the root; what is no rank at all is reported by the operation."""
         return type(root) is int and root == self._rank
 
-    def _position(self, call: _Call, phase: str) -> Position:
+    def _position(self, call: Call, phase: str) -> Position:
         return (self._seq, call.operation, call.tag if type(call.tag) is str else "", phase)
 
-    def _call_function(self, call: _Call, fn: Callable[..., T], args: Sequence[Any]) -> T:
+    def _call_function(self, call: Call, fn: Callable[..., T], args: Sequence[Any]) -> T:
         """Calls the function given to `run`, while others who ask are told that this is what keeps this rank busy."""
         before = self._notes.position
         meanwhile: Position = (self._seq + 1, *self._position(call, "function")[1:])
@@ -322,7 +327,7 @@ class Gatherer:
             finally:
                 self._lock.release()
 
-    def _exchange(self, call: _Call, obj: object, failed_call: Exception | None) -> list[Any]:
+    def _exchange(self, call: Call, obj: object, failed_call: Exception | None) -> list[Any]:
         outgoing, timeout_s = self._prepare(call, obj, failed_call)
         deadline = Deadline(timeout_s)
         self._notes.position = self._position(call, "round 1")
@@ -337,7 +342,7 @@ class Gatherer:
         self._count(outgoing, verdict)
         return self._decode(payloads, verdict)
 
-    def _prepare(self, call: _Call, obj: object, failed_call: Exception | None) -> tuple[Outgoing, float]:
+    def _prepare(self, call: Call, obj: object, failed_call: Exception | None) -> tuple[Outgoing, float]:
         """Fills this rank's slot: with its object, or with what went wrong."""
         timeout_s = self._connection.timeout_s
         if failed_call is not None:
@@ -345,22 +350,14 @@ class Gatherer:
         try:
             if call.timeout_s is not None:
                 timeout_s = seconds(call.timeout_s)
-            op = self._check_arguments(call)
+            op = call.check(self.world_size)
             frames = self._codec_border.encode(obj) if call.sends else ()
             return self._writer.write(frames, self._seq, op), timeout_s
         except Exception as exc:
             return self._writer.write_failure(exc, "encode", self._seq), timeout_s
 
-    def _check_arguments(self, call: _Call) -> int:
-        if type(call.tag) is not str:
-            raise SettingsError(f"tag must be a str, not {call.tag!r}")
-        name = _ROOT_ARGUMENT.get(call.operation)
-        if name is not None and (type(call.root) is not int or not 0 <= call.root < self.world_size):
-            raise SettingsError(f"{name} must be a group rank from 0 to {self.world_size - 1}, not {call.root!r}")
-        return _op_code(call.operation, call.root, call.tag)
-
     def _collect(
-        self, call: _Call, outgoing: Outgoing, slots: Sequence[memoryview], verdict: Verdict, deadline: Deadline
+        self, call: Call, outgoing: Outgoing, slots: Sequence[memoryview], verdict: Verdict, deadline: Deadline
     ) -> dict[int, memoryview]:
         """Returns the payloads that this rank wants, after round 2 where one is needed."""
         sizes = verdict.nbytes_in_round_2
@@ -379,7 +376,7 @@ class Gatherer:
         return payloads
 
     def _round_2(
-        self, call: _Call, outgoing: Outgoing, sizes: Sequence[int], deadline: Deadline
+        self, call: Call, outgoing: Outgoing, sizes: Sequence[int], deadline: Deadline
     ) -> Sequence[memoryview]:
         parts = payload_parts(outgoing.frames) if sizes[self._rank] else []
         timeout_s = deadline.remaining_s()
@@ -429,14 +426,6 @@ class Gatherer:
         if error is exc:
             raise exc
         raise error from exc
-
-
-def _as_int(rank: Any) -> Any:
-    """A rank that is a whole number of another type, such as numpy's, as an int; what is none is left as it is."""
-    try:
-        return rank if isinstance(rank, bool) else index(rank)
-    except TypeError:
-        return rank
 
 
 def _release(notes: Notes, transport: Transport) -> None:

@@ -1,5 +1,7 @@
-"""How transports join a torch.distributed group: the only file of the core that asks torch.distributed who we are."""
+"""How transports and drop-ins find a torch.distributed group: the only file of the core that asks who we are."""
 
+import os
+import warnings
 from typing import Any
 
 from gather_core.bell import bell_of
@@ -21,6 +23,67 @@ def global_rank() -> int:
     import sys
 
     return int(sys.modules["torch.distributed"].get_rank()) if is_initialized() else 0
+
+
+def warn_if_alone() -> None:
+    """Warns where this process was launched as one of several, and would gather from itself alone."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        warnings.warn(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torch.distributed is not initialised: this process gathers "
+            "from itself alone; call torch.distributed.init_process_group() before",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def find_process_group(group: object) -> Any:
+    """Returns the ProcessGroup that is meant: by itself, by a 1-D DeviceMesh, or by None.
+
+    None is the default group, and where none is initialised, this process alone, for which None is returned.
+
+    Raises:
+        ValueError: This rank is not in `group`, or it was destroyed.
+        TypeError: `group` is something else.
+    """
+    if group is None and not is_initialized():
+        return None
+    process_group = _process_group(group)
+    if not is_registered(process_group):
+        raise ValueError("this process group was destroyed")
+    return process_group
+
+
+def is_registered(process_group: Any) -> bool:
+    """Whether torch.distributed still knows the group."""
+    import torch.distributed as dist
+
+    try:
+        dist.get_process_group_ranks(process_group)
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+def is_outside(group: object) -> bool:
+    """Whether `group` is what torch hands to ranks that are not in a new group."""
+    if group is None or not is_initialized():
+        return False
+    import torch.distributed as dist
+
+    return group is dist.GroupMember.NON_GROUP_MEMBER
+
+
+def to_group_rank(process_group: Any, rank: int) -> int:
+    """Returns the group rank of a global rank; for this process alone they are the same.
+
+    Raises:
+        ValueError: It is not in the group. (The default group takes any number for one of its ranks.)
+    """
+    if process_group is None:
+        return rank
+    import torch.distributed as dist
+
+    return dist.get_group_rank(process_group, rank)
 
 
 def join_process_group(group: object) -> GroupContext:
@@ -60,14 +123,14 @@ def _process_group(group: object) -> Any:
     if group is None:
         return dist.group.WORLD
     if group is dist.GroupMember.NON_GROUP_MEMBER:
-        raise ValueError("this rank is not in the group: construct the Gatherer on its members only")
+        raise ValueError("this rank is not in the group: only its members take part")
     if isinstance(group, dist.ProcessGroup):
         return group
     if isinstance(group, DeviceMesh):
         if group.ndim != 1:
             raise ValueError(f"a DeviceMesh must be 1-D, this one has {group.ndim} dimensions: pick one, as mesh['dp']")
         if group.get_coordinate() is None:
-            raise ValueError("this rank is not in the DeviceMesh: construct the Gatherer on its members only")
+            raise ValueError("this rank is not in the DeviceMesh: only its members take part")
         return group.get_group()
     raise TypeError(f"group must be a ProcessGroup, a 1-D DeviceMesh or None, not {type(group).__name__}")
 

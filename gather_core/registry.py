@@ -5,73 +5,161 @@ Nothing is imported before it is used.
 """
 
 import inspect
-from collections.abc import Mapping
-from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from typing import Any, Literal
 
+from gather_core import __version__
 from gather_core.codec import Codec
+from gather_core.distributions import (
+    Origin,
+    offers,
+    offers_of_name,
+    origin_of_class,
+    origin_of_entry_point,
+    repair,
+)
 from gather_core.errors import SettingsError, UnknownPluginError, summarize
+from gather_core.nearest import did_you_mean
 from gather_core.spec import NAME, SpecPart, format_spec, parse_spec
 from gather_core.transport import Transport
 
 AUTO = "auto"
 """In place of a transport's name: all ranks choose one together. No class has this name."""
+_OURS = "gather-core"
+
+
+@dataclass(frozen=True)
+class KnownPlugin:
+    """A name that specs may use, and who offers it; nothing has been loaded."""
+
+    name: str
+    source: Literal["registered", "built-in", "entry point"]
+    origins: Sequence[Origin]
+    """Who offers it; more than one: distributions clash, and using the name is an error."""
+    unused: Sequence[Origin] = ()
+    """Entry points of the same name that are not used, because what was registered and what is built in go first."""
 
 
 class _Plugins:
     """The plug-ins of one kind."""
 
     def __init__(self, kind: str, base: type, builtin: Mapping[str, str], *, reserved: Mapping[str, str]) -> None:
+        self.reserved = reserved
+        """Names that a user may write but no class can have -> what they mean."""
+        self.registered: dict[str, Any] = {}
         self._kind = kind
         self._base = base
         self._group = f"gather_core.{kind}s"
         self._builtin = {name: EntryPoint(name, target, self._group) for name, target in builtin.items()}
-        self._reserved = reserved
-        """Names that a user may write but no class can have -> what they mean."""
-        self.registered: dict[str, Any] = {}
 
     def register(self, name: object, plugin: object, *, replace: bool) -> None:
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise SettingsError(
-                f"the name of a {self._kind} must be of a-z, 0-9 and _ and start with a letter, not {name!r}"
-            )
-        if name in self._reserved:
-            raise SettingsError(f"{self._kind} {name!r} is reserved: {self._reserved[name]}")
-        self._check_class(plugin, f"{self._kind} {name!r}")
-        taken = self.registered.get(name) or (self._builtin[name].value if name in self._builtin else None)
-        if taken and not replace:
-            raise SettingsError(f"the {self._kind} {name!r} is taken by {taken}; pass replace=True to override it")
+            raise SettingsError(f"{_name_rule(self._kind)}, not {name!r}")
+        if name in self.reserved:
+            raise SettingsError(f"{self._kind} {name!r} is reserved: {self.reserved[name]}")
+        if problem := self._problem(name, plugin):
+            raise SettingsError(f"{self._kind} {name!r} {problem}")
+        if not replace:
+            self._check_free(name, plugin)
         self.registered[name] = plugin
+
+    def _check_free(self, name: str, plugin: Any) -> None:
+        """Refuses a name that something else has; a class may register the name under which it is found anyway."""
+        holders = self._holders(name)
+        here = f"{plugin.__module__}:{plugin.__qualname__}"
+        is_its_own = here in {origin.target for origin in holders} and name not in self.registered
+        if holders and not is_its_own and self.registered.get(name) is not plugin:
+            raise SettingsError(
+                f"the {self._kind} name {name!r} is taken by {_list(holders)}, so {origin_of_class(plugin)} cannot "
+                "have it; give it another name, or pass replace=True to override it in this process"
+            )
+
+    def _holders(self, name: str) -> list[Origin]:
+        """Who has a name."""
+        if name in self.registered:
+            return [origin_of_class(self.registered[name])]
+        points = [self._builtin[name]] if name in self._builtin else offers_of_name(self._group, name)
+        return [self._origin(point) for point in points]
 
     def resolve(self, name: str) -> Any:
         if name in self.registered:
             return self.registered[name]
         if name in self._builtin:
             return self._load(self._builtin[name])
-        if name in self._reserved:
-            raise SettingsError(f"{self._kind} {name!r} stands alone, without options: {self._reserved[name]}")
-        installed = {point.name: point for point in entry_points(group=self._group)}
-        if name in installed:
-            return self._load(installed[name])
-        known = sorted({*self.registered, *self._builtin, *self._reserved, *installed})
-        near = get_close_matches(name, known, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UnknownPluginError(f"no {self._kind} is named {name!r}.{hint} Known: {', '.join(known)}")
+        if name in self.reserved:
+            raise SettingsError(f"{self._kind} {name!r} stands alone, without options: {self.reserved[name]}")
+        points = offers_of_name(self._group, name)
+        if not points:
+            raise self._unknown(name)
+        if len(points) > 1:
+            raise SettingsError(
+                f"the {self._kind} name {name!r} is offered by {_list([self._origin(point) for point in points])}: "
+                f"uninstall all but one, or choose with register_{self._kind}({name!r}, <class>, replace=True)"
+            )
+        return self._load(points[0])
+
+    def _unknown(self, name: str) -> UnknownPluginError:
+        known = sorted({*self.registered, *self._builtin, *self.reserved, *offers(self._group)})
+        hint = did_you_mean(name, known)
+        return UnknownPluginError(f"no {self._kind} is named {name!r}.{hint} Known: {', '.join(known)}")
 
     def _load(self, point: EntryPoint) -> Any:
-        owner = point.dist.name if point.dist else "gather-core"
-        what = f"{self._kind} {point.name!r}, entry point {point.value!r} of distribution {owner!r},"
+        origin = self._origin(point)
+        what = f"{self._kind} {point.name!r} of {origin}"
         try:
             plugin = point.load()
-        except Exception as exc:
-            raise SettingsError(f"{what} cannot be loaded: {summarize(exc)}") from exc
-        self._check_class(plugin, what)
+        except (Exception, SystemExit) as exc:
+            todo = repair(point, origin.owner, exc)
+            raise SettingsError(f"{what} cannot be loaded: {summarize(exc)}; {todo}") from exc
+        if problem := self._problem(point.name, plugin):
+            raise SettingsError(f"{what} {problem}; upgrade or uninstall {origin.owner}, or ask its authors")
         return plugin
 
-    def _check_class(self, plugin: object, what: str) -> None:
+    def _problem(self, name: str, plugin: object) -> str | None:
+        """What keeps a thing from being the plug-in of that name."""
         if not isinstance(plugin, type) or not issubclass(plugin, self._base):
-            raise SettingsError(f"{what} must be a subclass of {self._base.__name__}, not {plugin!r}")
+            return f"must be a subclass of {self._base.__name__}, not {plugin!r}"
+        if not NAME.fullmatch(name):
+            return f"can be named by no spec: {_name_rule(self._kind)}"
+        if lacks := ", ".join(sorted(getattr(plugin, "__abstractmethods__", ()))):
+            return f"cannot be built: {plugin.__qualname__} does not define {lacks}"
+        own_name = getattr(plugin, "name", None)
+        if own_name != name:
+            return f"is called {own_name!r} by its class: {plugin.__qualname__}.name must be {name!r}, as specs show it"
+        if issubclass(plugin, Transport) and not hasattr(plugin, "capabilities"):
+            return f"does not say what it can: set {plugin.__qualname__}.capabilities to a Capabilities object"
+        return None
+
+    def _origin(self, point: EntryPoint) -> Origin:
+        is_builtin = point.dist is None and self._builtin.get(point.name) == point
+        return Origin(point.value, _OURS, __version__) if is_builtin else origin_of_entry_point(point)
+
+    def known(self) -> list[KnownPlugin]:
+        offered = {name: tuple(map(self._origin, points)) for name, points in offers(self._group).items()}
+        names = sorted({*self.registered, *self._builtin, *self.reserved, *offered})
+        return [self._known(name, offered.get(name, ())) for name in names]
+
+    def _known(self, name: str, offered: tuple[Origin, ...]) -> KnownPlugin:
+        foreign = tuple(origin for origin in offered if origin.distribution != _OURS)
+        if name in self.registered:
+            origin = origin_of_class(self.registered[name])
+            unused = tuple(other for other in foreign if other.target != origin.target)
+            return KnownPlugin(name, "registered", (origin,), unused)
+        if name in self._builtin:
+            return KnownPlugin(name, "built-in", (self._origin(self._builtin[name]),), foreign)
+        if name in self.reserved:
+            return KnownPlugin(name, "built-in", (Origin(name, _OURS, __version__),), foreign)
+        return KnownPlugin(name, "entry point", offered)
+
+
+def _name_rule(kind: str) -> str:
+    return f"the name of a {kind} must be of a-z, 0-9 and _ and start with a letter"
+
+
+def _list(origins: Sequence[Origin]) -> str:
+    return " and ".join(map(str, origins))
 
 
 _codecs = _Plugins(
@@ -108,8 +196,9 @@ def register_codec(name: str, codec: type[Codec], *, replace: bool = False) -> N
     one, an object, as the only parameter by position.
 
     Raises:
-        SettingsError: The name is not one that a spec can hold (`[a-z][a-z0-9_]*`), `codec` is not a subclass of
-            `Codec`, or the name is taken and `replace` is False. Nothing has changed.
+        SettingsError: The name is not one that a spec can hold (`[a-z][a-z0-9_]*`); `codec` is not a subclass of
+            `Codec`, is abstract, or has another `name`; or the name is taken by another class, a built-in or an
+            installed entry point, and `replace` is False. Nothing has changed.
     """
     _codecs.register(name, codec, replace=replace)
 
@@ -117,6 +206,16 @@ def register_codec(name: str, codec: type[Codec], *, replace: bool = False) -> N
 def register_transport(name: str, transport: type[Transport], *, replace: bool = False) -> None:
     """Makes a transport class known by name; see `register_codec`. `auto` cannot be one."""
     _transports.register(name, transport, replace=replace)
+
+
+def known_codecs() -> list[KnownPlugin]:
+    """The codecs that a spec may name, sorted; loads none of them."""
+    return _codecs.known()
+
+
+def known_transports() -> list[KnownPlugin]:
+    """The transports that a spec may name, sorted, `auto` included; loads none of them."""
+    return _transports.known()
 
 
 def codec_class(name: str) -> type[Codec]:
@@ -151,7 +250,7 @@ def get_codec(spec: str) -> Codec:
     """
     first, *wrappers = parse_spec(spec)
     innermost = codec_class(first.name)
-    if _follows_another(innermost):
+    if follows_another(innermost):
         raise SettingsError(f"{first.name!r} follows another codec, as in 'msgpack+{first.name}'")
     codec: Codec = _construct(innermost, first)
     for part in wrappers:
@@ -159,7 +258,7 @@ def get_codec(spec: str) -> Codec:
     return codec
 
 
-def _follows_another(codec: type[Codec]) -> bool:
+def follows_another(codec: type[Codec]) -> bool:
     """Whether the constructor needs an argument by position: the codec inside."""
     return any(p.default is p.empty for p in _by_position(inspect.signature(codec)))
 
@@ -184,8 +283,10 @@ def _construct(plugin: type[Any], part: SpecPart, *inner: object) -> Any:
     except TypeError as exc:
         if inner and not _by_position(signature):
             raise SettingsError(f"{part.name!r} cannot follow another part with '+'") from exc
-        takes = ", ".join(p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY) or "no options"
-        raise SettingsError(f"{part.name!r}: {exc}; it takes: {takes}") from exc
+        takes = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+        unknown = [key for key in part.options if key not in takes]
+        near = did_you_mean(unknown[0], takes) if unknown else ""
+        raise SettingsError(f"{part.name!r}: {exc}; it takes: {', '.join(takes) or 'no options'}.{near}") from exc
     try:
         return plugin(*inner, **part.options)
     except (TypeError, ValueError) as exc:

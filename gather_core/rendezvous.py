@@ -1,9 +1,7 @@
 """From settings to an open transport: round 0 as one rank goes through it."""
 
 import logging
-import os
 import platform
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -21,10 +19,10 @@ from gather_core.errors import (
 from gather_core.handshake import Ballot, Decision, Fact, always_fine, compare_facts, group_id
 from gather_core.local_store import ScopedStore
 from gather_core.notes import Notes
-from gather_core.process_group import global_rank, is_initialized, join_process_group
+from gather_core.process_group import global_rank, is_initialized, join_process_group, warn_if_alone
 from gather_core.registry import AUTO, get_codec, get_transport, transport_class
 from gather_core.scratch_store import ScratchStore
-from gather_core.settings import GatherSettings
+from gather_core.settings import FORBID_CODE, GatherSettings, code_is_forbidden
 from gather_core.slot import WIRE_VERSION, covered_below_nbytes
 from gather_core.transport import DEFAULT_TIMEOUT_S, GroupContext, Transport
 from gather_core.verdict import Terms
@@ -33,8 +31,7 @@ _log = logging.getLogger("gather_core")
 
 _SETUP = "setup"
 _TIDY_WITHIN_S = 1.0
-_FORBID_CODE = "GATHER_FORBID_CODE"
-_AUTO_ORDER = ("gloo",)
+AUTO_ORDER = ("gloo",)
 """What `auto` tries for more than one rank, best first."""
 
 
@@ -73,9 +70,13 @@ def connect(settings: GatherSettings, group: object) -> Connection:
     """
     try:
         shared, number = run_bounded(lambda: _arrive(settings.transport, group), _timeout_s(settings, None))
-    except TypeError as exc:
-        _report_bad_group(exc)
-        raise
+    except (TypeError, SettingsError) as exc:
+        problem = _problem(settings)
+        if isinstance(exc, TypeError):
+            _report_bad_group(problem or exc)
+        if problem is None:
+            raise
+        raise SetupError({global_rank(): summarize(problem)}) from problem
     except (TimeoutError, RuntimeError) as exc:
         raise SetupError({global_rank(): f"the job's store does not answer: {summarize(exc)}"}) from exc
     deadline = Deadline(_timeout_s(settings, shared))
@@ -93,7 +94,7 @@ def connect(settings: GatherSettings, group: object) -> Connection:
 
 def _tell_the_others(plan: _Plan | None, context: GroupContext, exc: BaseException) -> None:
     """Decides what the others wait for, or will: that this rank has failed."""
-    names = [plan.transport.name] if plan and plan.transport else _AUTO_ORDER
+    names = [plan.transport.name] if plan and plan.transport else AUTO_ORDER
     for name in names:
         _opening(name, context).fail(summarize(exc))
 
@@ -134,10 +135,20 @@ def _agree_and_open(
             None if settings.payload_checksum == "auto" else settings.payload_checksum,
         ),
     )
+    context = replace(context, process_group=None)  # so that a Gatherer does not keep its group alive
     return Connection(context, plan.codec, transport, notes, terms, deadline.timeout_s, reason)
 
 
-def _report_bad_group(exc: TypeError) -> None:
+def _problem(settings: GatherSettings) -> Exception | None:
+    """What is wrong with the settings; it may be why no group was found: a file that names the transport is missing."""
+    try:
+        settings.check()
+    except Exception as exc:
+        return exc
+    return None
+
+
+def _report_bad_group(exc: Exception) -> None:
     """Tells the ranks of the default group, which are most likely the ones that would wait for this rank."""
     if not is_initialized():
         return
@@ -181,13 +192,7 @@ def _join(transport: object, group: object) -> GroupContext:
     name = transport.partition(":")[0] if isinstance(transport, str) else AUTO
     if name == AUTO and group is None and not is_initialized():
         name = "single"
-        if os.environ.get("WORLD_SIZE", "1") != "1":
-            warnings.warn(
-                f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torch.distributed is not initialised: this process "
-                "gathers from itself alone; call torch.distributed.init_process_group() before",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        warn_if_alone()
     try:
         chosen = Transport if name == AUTO else transport_class(name)
     except GatherError:
@@ -223,16 +228,16 @@ def _check_trust(codec: Codec, transport: Transport | None) -> None:
     Raises:
         UntrustedCodecError: `GATHER_FORBID_CODE` is set, to anything but 0.
     """
-    if os.environ.get(_FORBID_CODE, "0") in ("", "0"):
+    if not code_is_forbidden():
         return
     if codec.trust is not Trust.DATA:
         raise UntrustedCodecError(
-            f"codec {codec.spec!r} can execute code while it decodes, which {_FORBID_CODE} forbids; use one that "
+            f"codec {codec.spec!r} can execute code while it decodes, which {FORBID_CODE} forbids; use one that "
             "builds data only, such as 'msgpack'"
         )
     if transport is not None and transport.capabilities.trust is not Trust.DATA:
         raise UntrustedCodecError(
-            f"transport {transport.spec!r} can execute code while it receives, which {_FORBID_CODE} forbids; use one "
+            f"transport {transport.spec!r} can execute code while it receives, which {FORBID_CODE} forbids; use one "
             "that carries bytes as they are, such as 'gloo'"
         )
 
@@ -268,7 +273,7 @@ def _available(context: GroupContext) -> list[str]:
     """The transports that `auto` may choose on this rank, best first."""
     if context.world_size == 1:
         return ["single"]
-    return [name for name in _AUTO_ORDER if transport_class(name).unavailable(context) is None]
+    return [name for name in AUTO_ORDER if transport_class(name).unavailable(context) is None]
 
 
 def _failure_fact(failure: Exception | None) -> Fact:

@@ -1,18 +1,34 @@
 """What a job chooses: the settings of one Gatherer, checked."""
 
-from dataclasses import dataclass, field
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
-from typing import Literal
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gather_core.codec import Codec, Limits, TensorDevice
 from gather_core.deadline import seconds
 from gather_core.errors import SettingsError
 from gather_core.memory import align
+from gather_core.spec import toml_scalar
 from gather_core.transport import Transport
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+SettingsSource: TypeAlias = "str | PathLike[str] | Mapping[str, Any] | Namespace | GatherSettings | None"
+"""Where settings may come from; `Gatherer.from_settings` says what each of them means."""
 
 MIN_SLOT_NBYTES = 1024
 DEFAULT_SLOT_NBYTES = 16 * 1024
 _LENGTH_NBYTES = 8
+FORBID_CODE = "GATHER_FORBID_CODE"
+
+
+def code_is_forbidden() -> bool:
+    """Whether this rank must not execute code that a peer chose; no setting lifts that."""
+    return os.environ.get(FORBID_CODE, "0") not in ("", "0")
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,41 @@ class GatherSettings:
     def slot_nbytes_for(self, world_size: int) -> int:
         """The slot size in use: a multiple of 64, with room for one length per rank."""
         return align(max(self.slot_nbytes, MIN_SLOT_NBYTES + _LENGTH_NBYTES * world_size))
+
+    def to_toml(self) -> str:
+        """Writes them all as a table `[gather]` that `Gatherer.from_settings` reads back as equal settings.
+
+        A timedelta is written as seconds.
+
+        Raises:
+            SettingsError: One is wrong, or an object (a Codec, a Transport, a function), which a file cannot hold.
+        """
+        self.check()
+        lines = ["[gather]"]
+        for name in (one.name for one in fields(self) if one.name != "limits"):
+            value = getattr(self, name)
+            if value is not None:
+                lines.append(f"{name} = {_in_a_file(name, value)}")
+        limits = (f"{name} = {value}" for name, value in asdict(self.limits).items())
+        return "\n".join([*lines, "", "[gather.limits]", *limits, ""])
+
+
+@dataclass(frozen=True)
+class FailedSettings(GatherSettings):
+    """What is known of settings that could not be read: enough to find the ranks that have to hear why."""
+
+    problem: Exception = field(kw_only=True)
+
+    def check(self) -> None:
+        """Raises the problem."""
+        raise self.problem
+
+
+def _in_a_file(name: str, value: object) -> str:
+    try:
+        return toml_scalar(value.total_seconds() if isinstance(value, timedelta) else value)
+    except SettingsError as exc:
+        raise SettingsError(f"{name} is an object, which a settings file cannot hold: {value!r}") from exc
 
 
 def _is_one_of(value: object, *words: str) -> bool:

@@ -1,15 +1,18 @@
-"""Spec strings, which choose codecs and transports and their options: `name:key=value,...+name`."""
+"""Spec strings, which choose codecs and transports and their options, `name:key=value,...+name`; their table form."""
 
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gather_core.errors import SettingsError
+from gather_core.nearest import did_you_mean
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+_KEY = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_TABLE = '{name = "zstd", level = 3}'
 _OPTION = re.compile(
     r"""[ \t]* (?P<key> [A-Za-z_]\w* ) [ \t]* = [ \t]*
         (?P<value>
@@ -74,7 +77,7 @@ class _SpecScanner:
     def _scalar(self, text: str) -> Any:
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-            _toml(value)  # raises for an int with more digits than Python writes
+            toml_scalar(value)  # raises for an int with more digits than Python writes
         except ValueError as exc:
             problem = f"{text!r} in spec {self._spec!r} is not a TOML boolean, number or string in quotes"
             raise SettingsError(f"{problem}: {exc}") from exc
@@ -104,11 +107,61 @@ def format_spec(name: str, options: Mapping[str, Any]) -> str:
     Raises:
         SettingsError: A value is not a bool, int, float or str.
     """
-    pairs = ",".join(f"{key}={_toml(value)}" for key, value in options.items())
+    pairs = ",".join(f"{key}={toml_scalar(value)}" for key, value in options.items())
     return f"{name}:{pairs}" if pairs else name
 
 
-def _toml(value: object) -> str:
+def canonical_spec(spec: object, key: str) -> str:
+    """Writes a spec in its one canonical form.
+
+    Args:
+        spec: A spec string; or its table form: a mapping such as `{"name": "zstd", "level": 3}`, or a sequence of
+            them in the order of the string.
+        key: The setting that it is the value of, for messages.
+
+    Raises:
+        SettingsError: It is neither, or holds what a spec cannot; names the place, as in `codec[1].level`.
+    """
+    if isinstance(spec, str):
+        try:
+            return "+".join(format_spec(part.name, part.options) for part in parse_spec(spec))
+        except SettingsError as exc:
+            raise SettingsError(f"{key} = {spec!r}: {exc}") from exc
+    if isinstance(spec, Mapping):
+        return _part_from_table(spec, key)
+    if not isinstance(spec, Sequence) or not spec:
+        raise SettingsError(f"{key} must be a spec string or a list of tables such as {_TABLE}, not {spec!r}")
+    return "+".join(_part_from_table(table, f"{key}[{at}]") for at, table in enumerate(spec))
+
+
+def _part_from_table(table: object, path: str) -> str:
+    if not isinstance(table, Mapping):
+        raise SettingsError(f"{path} must be a table such as {_TABLE}, not {table!r}")
+    options = {key: value for key, value in table.items() if key != "name"}
+    if "name" not in table:
+        raise SettingsError(f"{path} = {dict(table)!r} has no name.{_meant_as_name(options)}")
+    name = table["name"]
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise SettingsError(f"{path}.name must be of a-z, 0-9 and _ and start with a letter, not {name!r}")
+    for key, value in options.items():
+        if not isinstance(key, str) or not _KEY.fullmatch(key):
+            raise SettingsError(f"{path}: the key of an option must be of letters, digits and _, not {key!r}")
+        if not isinstance(value, bool | int | float | str):
+            raise SettingsError(f"{path}.{key} must be a bool, int, float or str, not {value!r}")
+    return format_spec(name, options)
+
+
+def _meant_as_name(options: Mapping[Any, Any]) -> str:
+    near = next((key for key in options if did_you_mean(key, ["name"])), None)
+    return f" Did you mean 'name' with {near!r}?" if near is not None else ""
+
+
+def toml_scalar(value: object) -> str:
+    """Writes a bool, int, float or str as in TOML.
+
+    Raises:
+        SettingsError: It is something else.
+    """
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):

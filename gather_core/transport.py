@@ -95,7 +95,11 @@ class Transport(ABC):
 
     Collective: every rank of the group makes the same calls in the same order, from one thread at a time; only
     `abort`, `peers` and `close` are different. A Transport object serves one Gatherer and is closed with it.
-    After any exception of a verb the transport is unusable, and only `abort` and `close` may follow.
+    After any exception of a verb the transport is unusable: later verbs raise a `TransportError`, and only `abort` and
+    `close` may follow. A rank whose verb fails aborts, so that word of a failure goes round from rank to rank.
+
+    Views that a verb returns are borrowed until this rank's next call of `slot`, a verb or `close`. Nothing that other
+    ranks do changes them before, nor does `abort`.
     """
 
     name: ClassVar[str]
@@ -142,7 +146,7 @@ class Transport(ABC):
 
         Args:
             context: This rank's place. `context.store` may be used for the rendezvous: what this rank writes there is
-                deleted when all ranks have opened.
+                deleted when all ranks have opened; what it writes later it deletes itself, and soon.
             slot_nbytes: Size of each rank's slot in bytes, a multiple of 64.
             timeout_s: Seconds until this rank gives up.
 
@@ -167,8 +171,8 @@ class Transport(ABC):
             timeout_s: Seconds until this rank gives up; greater than 0.
 
         Returns:
-            One read-only, 64-byte aligned view per group rank, at least as long as that rank has filled; borrowed
-            until the next call on this transport. Bytes beyond what a rank has filled mean nothing.
+            One read-only, 64-byte aligned view per group rank, at least as long as that rank has filled; borrowed.
+            Bytes beyond what a rank has filled mean nothing.
 
         Raises:
             TransportTimeoutError: A peer is late.
@@ -192,8 +196,7 @@ class Transport(ABC):
             timeout_s: Seconds until this rank gives up, counted anew from each chunk that has arrived.
 
         Returns:
-            The payload of each group rank: `into[rank]`, or a read-only view of other memory, aligned to 64 and
-            borrowed until the next call on this transport.
+            The payload of each group rank: `into[rank]`, or a borrowed read-only view of other memory, aligned to 64.
 
         Raises:
             TransportTimeoutError: A peer is late.
@@ -254,6 +257,8 @@ class Transport(ABC):
     @abstractmethod
     def abort(self, reason: str) -> None:
         """Makes peers that wait for this rank fail as soon as the medium allows. Idempotent, any thread, never blocks.
+
+        Peers that wait for others learn of it from those, which abort in turn, or from the Gatherer's notes.
 
         A thread of this rank that is inside a verb leaves it with a `TransportError`, at the latest by its deadline.
         """

@@ -13,6 +13,8 @@ from torch.multiprocessing.spawn import spawn
 from gather_bench.loopback import LOOPBACK_INTERFACE, join_loopback_store, loopback_store
 
 _TIMEOUT = timedelta(seconds=300)
+_LOOK_FOR_FAILURES_EVERY_S = 0.1
+_END_WITHIN_S = 5.0
 
 
 def run_local_ranks(world_size: int, body: Callable[..., Any], *args: Any) -> Any:
@@ -25,6 +27,7 @@ def run_local_ranks(world_size: int, body: Callable[..., Any], *args: Any) -> An
 
     Raises:
         torch.multiprocessing.ProcessRaisedException: A rank raised; the others have been stopped.
+        torch.multiprocessing.ProcessExitedException: A rank was killed or exited; the others have been stopped.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK_INTERFACE)
@@ -35,12 +38,30 @@ def run_local_ranks(world_size: int, body: Callable[..., Any], *args: Any) -> An
     )
     to_parent.close()
     try:
+        return _result_of(ranks, from_root)
+    finally:
+        _end(ranks)
+
+
+def _result_of(ranks: Any, from_root: Any) -> Any:
+    while not from_root.poll(_LOOK_FOR_FAILURES_EVERY_S):
+        ranks.join(timeout=0)
+    try:
         result = from_root.recv()
     except EOFError:
         result = None  # a rank failed: join raises what it raised
     while not ranks.join():
         pass
     return result
+
+
+def _end(ranks: Any) -> None:
+    """Ends the ranks that still run, because this process was interrupted or one of them failed."""
+    for process in ranks.processes:
+        if process.is_alive():
+            process.kill()
+    for process in ranks.processes:
+        process.join(_END_WITHIN_S)
 
 
 def _enter(rank: int, world_size: int, port: int, to_parent: Any, body: Callable[..., Any], args: Any) -> None:

@@ -1,13 +1,12 @@
 """Cloudpickle: pickles by value what pickle refers to by name."""
 
 import io
-import sys
 from collections import ChainMap
 from typing import Any
 
 import cloudpickle
 
-from gather_codecs.pickle5 import PickleCodec, out_of_band, reducers
+from gather_codecs.pickle5 import PickleCodec, of_this_python, out_of_band, reducers
 from gather_core.codec import Frames
 
 
@@ -20,7 +19,7 @@ class CloudpickleCodec(PickleCodec):
     name = "cloudpickle"
 
     def fingerprint(self) -> str:
-        return f"{self.spec} of Python {sys.version_info.major}.{sys.version_info.minor}"
+        return of_this_python(self.spec)
 
     def encode(self, obj: object) -> Frames:
         buffers: list[Any] = []

@@ -6,8 +6,6 @@ Decoding builds the types below and nothing else.
 """
 
 import datetime as dt
-import re
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
@@ -24,8 +22,12 @@ from gather_codecs.tensors import (
     build_tensor,
     dtype_name,
     dtype_of,
-    is_dense,
+    has_grad,
+    is_plain_tensor,
+    memory_order,
     place,
+    plain_dtype,
+    plain_dtype_code,
     tensor_bytes,
 )
 from gather_core.codec import Codec, DecodeOptions, Frames, Trust, own
@@ -45,9 +47,6 @@ _NDARRAY, _NUMPY_SCALAR, _TENSOR = 20, 21, 22
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 """Packed as they are."""
 _CONTAINERS = (list, tuple, set, frozenset)
-_ARRAY_DTYPE = re.compile(
-    r"[<>|](b1|[iu][1248]|f[248]|c(8|16)|[mM]8(\[([1-9]\d{0,8})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)"
-)
 
 
 class MessagePackCodec(Codec):
@@ -137,15 +136,12 @@ class _Lowering:
 
     def _lower_elements(self, obj: Any, kind: type) -> msgpack.ExtType:
         if kind is np.ndarray:
-            order = "F" if obj.flags.f_contiguous and not obj.flags.c_contiguous else "C"
-            meta: list[Any] = [_dtype_code(obj), list(obj.shape), order]
+            meta: list[Any] = [_dtype_code(obj), list(obj.shape), memory_order(obj)]
             return msgpack.ExtType(_NDARRAY, _pack([*meta, self._elements(array_bytes(obj).data)]))
         if isinstance(obj, np.generic) and np.dtype(_dtype_code(obj)).type is kind:
             return msgpack.ExtType(_NUMPY_SCALAR, _pack([_dtype_code(obj), obj.tobytes()]))
-        torch = sys.modules.get("torch")
-        if torch is not None and kind is torch.Tensor and is_dense(obj) and not obj.__dict__:
-            # Asking a tensor that is no leaf for its gradient is a warning.
-            if obj.is_leaf and obj.grad is not None:
+        if is_plain_tensor(obj):
+            if has_grad(obj):
                 raise _Refusal(obj, "its .grad would be lost; send detached tensors")
             meta = [dtype_name(obj.dtype), list(obj.shape), arrives_with_grad(obj)]
             return msgpack.ExtType(_TENSOR, _pack([*meta, self._elements(tensor_bytes(obj).raw())]))
@@ -200,8 +196,8 @@ def _children(obj: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _dtype_code(obj: Any) -> str:
-    code: str = obj.dtype.str
-    if not _ARRAY_DTYPE.fullmatch(code) or np.dtype(code) != obj.dtype or obj.dtype.metadata:
+    code = plain_dtype_code(obj.dtype)
+    if code is None:
         raise _Refusal(obj, f"numpy dtype {obj.dtype} is not a plain number or time")
     return code
 
@@ -324,7 +320,7 @@ class _Rebuild:
         return own(self._frames[elements])
 
     def _array(self, code: object, shape: object, order: Any, elements: object) -> Any:
-        return build_array(self._memory(elements), _checked_dtype(code), shape, order)
+        return build_array(self._memory(elements), plain_dtype(code), shape, order)
 
     def _tensor(self, dtype: object, shape: object, requires_grad: object, elements: object) -> Any:
         tensor = build_tensor(self._memory(elements), dtype_of(dtype), shape)
@@ -339,15 +335,9 @@ def _scan(data: Any) -> None:
     scanner.skip()
 
 
-def _checked_dtype(code: object) -> "np.dtype[Any]":
-    if type(code) is not str or not _ARRAY_DTYPE.fullmatch(code):
-        raise DecodeError(f"numpy dtype {code!r:.40} is not a plain number or time")
-    return np.dtype(code)
-
-
 def _numpy_scalar(parts: list[Any]) -> Any:
     code, data = parts
-    dtype = _checked_dtype(code)
+    dtype = plain_dtype(code)
     if type(data) is not bytes or len(data) != dtype.itemsize:
         raise DecodeError(f"not the bytes of one {dtype}")
     return np.frombuffer(data, dtype)[0]

@@ -145,6 +145,11 @@ class _Decoding(threading.local):
 _decoding = _Decoding()
 
 
+def of_this_python(spec: str) -> str:
+    """The fingerprint of a codec whose frames may hold code, which only the same version of Python runs."""
+    return f"{spec} of Python {sys.version_info.major}.{sys.version_info.minor}"
+
+
 def out_of_band(frames: list[Any]) -> Callable[[pickle.PickleBuffer], bool]:
     """A pickler's buffer_callback that takes large buffers out, as flat views."""
 

@@ -1,6 +1,8 @@
 """Torch tensors and numpy arrays as bytes and back, for all codecs: elements only, never the storage behind a view."""
 
 import functools
+import re
+import sys
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,9 @@ _MAX_DIMS = 64
 _MAX_DIMS_NUMPY_1 = 32
 _MAX_SIZE = (1 << 63) - 1
 _SHAPE_TYPES = (list, tuple)
+_PLAIN_DTYPE = re.compile(
+    r"[<>|](b1|[iu][1248]|f[248]|c(8|16)|[mM]8(\[([1-9]\d{0,8})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)"
+)
 _NUMPY_LACKS = (
     *("bfloat16", "complex32", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
     *("float8_e8m0fnu", "float4_e2m1fn_x2"),
@@ -80,6 +85,44 @@ def is_dense(tensor: "torch.Tensor") -> bool:
         and not tensor.is_nested
         and not tensor.is_meta
     )
+
+
+def is_plain_tensor(obj: Any) -> bool:
+    """Whether this is a dense tensor of no subclass and without attributes that the user hung on it."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and type(obj) is torch.Tensor and is_dense(obj) and not obj.__dict__
+
+
+def has_grad(tensor: "torch.Tensor") -> bool:
+    """Whether this is a leaf with a gradient, which would be lost."""
+    # Asking a tensor that is no leaf for its gradient is a warning.
+    return tensor.is_leaf and tensor.grad is not None
+
+
+def plain_dtype_code(dtype: "np.dtype[Any]") -> str | None:
+    """The code of a numpy dtype of plain numbers or times, or None."""
+    import numpy as np
+
+    code: str = dtype.str
+    return code if _PLAIN_DTYPE.fullmatch(code) and np.dtype(code) == dtype and not dtype.metadata else None
+
+
+def plain_dtype(code: object) -> "np.dtype[Any]":
+    """The numpy dtype of that code.
+
+    Raises:
+        ValueError: It is not one of plain numbers or times.
+    """
+    import numpy as np
+
+    if type(code) is not str or not _PLAIN_DTYPE.fullmatch(code):
+        raise ValueError(f"numpy dtype {code!r:.40} is not a plain number or time")
+    return np.dtype(code)
+
+
+def memory_order(array: "np.ndarray[Any, Any]") -> str:
+    """The order of the elements that `array_bytes` returns: "F" where only that is contiguous, else "C"."""
+    return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
 
 
 def arrives_with_grad(tensor: "torch.Tensor") -> bool:

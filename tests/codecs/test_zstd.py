@@ -1,7 +1,6 @@
 """ZstdCodec: compresses where it pays, believes no size, and decodes what the codec inside decodes."""
 
 import struct
-import threading
 import tracemalloc
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -137,23 +136,6 @@ def test_any_mutation_is_a_value_or_an_error_of_ours(data: st.DataObject) -> Non
     frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     with suppress(DecodeError, LimitError):
         ZstdCodec(MessagePackCodec()).decode([memoryview(bytes(frame)) for frame in frames])
-
-
-def test_many_threads_share_one_codec(codec: ZstdCodec, roundtrip: Any) -> None:
-    wrong: list[int] = []
-
-    def work(number: int) -> None:
-        for size in range(50):
-            array = np.full(size * 1000 + 1, number)
-            if not np.array_equal(roundtrip(codec, array), array):
-                wrong.append(number)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
 
 
 @pytest.mark.parametrize("level", [1, 22])

@@ -1,13 +1,27 @@
 """Names and spec strings."""
 
+import re
+import sys
 from collections.abc import Iterator, Sequence
+from importlib import import_module, invalidate_caches
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fake_distribution import install
 from fresh_python import run_python
-from gather_core import Codec, Frames, Gatherer, SettingsError, UnknownPluginError, register_codec, register_transport
+from gather_core import (
+    Codec,
+    Frames,
+    FunctionCodec,
+    Gatherer,
+    SettingsError,
+    UnknownPluginError,
+    distributions,
+    register_codec,
+    register_transport,
+)
 from gather_core import registry as names
 from gather_core.registry import (
     codec_class,
@@ -44,6 +58,10 @@ class WrappingCodec(PlainCodec):
         super().__init__()
         self.inner = inner
         self.on = on
+
+
+class OtherPlainCodec(PlainCodec):
+    """Another of the same name."""
 
 
 class BareCodec(PlainCodec):
@@ -130,7 +148,7 @@ def test_what_is_not_a_transport_class_is_not_registered() -> None:
 
 
 def test_auto_is_a_known_transport_that_takes_nothing_and_is_nobody_elses_name() -> None:
-    with pytest.raises(UnknownPluginError, match=r"'autoo'\. Did you mean 'auto'\? Known: auto, gloo, single, threads"):
+    with pytest.raises(UnknownPluginError, match=r"'autoo'\. Did you mean 'auto'\? Known: .*\bauto\b.*\bgloo\b"):
         get_transport("autoo")
     with pytest.raises(SettingsError, match="transport 'auto' stands alone, without options"):
         get_transport("auto:x=1")
@@ -153,69 +171,190 @@ def test_a_constructor_without_a_readable_signature_is_not_misreported(monkeypat
         get_codec("plain")
 
 
-def test_a_taken_name_is_an_error_and_can_be_replaced() -> None:
-    with pytest.raises(SettingsError, match=r"'plain' is taken by .*PlainCodec.*replace=True"):
-        register_codec("plain", BareCodec)
+def test_a_taken_name_is_an_error_that_names_both_and_can_be_replaced() -> None:
+    text = (
+        rf"the codec name 'plain' is taken by this process \({__name__}:PlainCodec\), so this process "
+        rf"\({__name__}:OtherPlainCodec\) cannot have it; .*replace=True"
+    )
+    with pytest.raises(SettingsError, match=text):
+        register_codec("plain", OtherPlainCodec)
     assert codec_class("plain") is PlainCodec
-    register_codec("plain", BareCodec, replace=True)
-    assert codec_class("plain") is BareCodec
+    register_codec("plain", OtherPlainCodec, replace=True)
+    assert codec_class("plain") is OtherPlainCodec
+
+
+def test_the_same_class_may_be_registered_again() -> None:
+    register_codec("plain", PlainCodec)
+    register_transport("single", SingleTransport)
+    assert codec_class("plain") is PlainCodec
+    assert transport_class("single") is SingleTransport
+
+
+class OwnPickleCodec(PlainCodec):
+    name = "pickle"
+
+
+class OwnSingleTransport(SingleTransport):
+    """Has the name of a built-in."""
 
 
 def test_a_built_in_is_not_shadowed_silently() -> None:
-    with pytest.raises(SettingsError, match=r"'pickle' is taken by gather_codecs.pickle5"):
-        register_codec("pickle", PlainCodec)
-    with pytest.raises(SettingsError, match=r"'single' is taken by gather_transports.single"):
-        register_transport("single", SingleTransport)
+    with pytest.raises(
+        SettingsError, match=r"'pickle' is taken by gather-core \S+ \(gather_codecs.pickle5:PickleCodec"
+    ):
+        register_codec("pickle", OwnPickleCodec)
+    with pytest.raises(SettingsError, match=r"'single' is taken by gather-core \S+ \(gather_transports.single"):
+        register_transport("single", OwnSingleTransport)
     assert transport_class("single") is SingleTransport
-    register_codec("pickle", PlainCodec, replace=True)
-    assert codec_class("pickle") is PlainCodec
+    register_codec("pickle", OwnPickleCodec, replace=True)
+    assert codec_class("pickle") is OwnPickleCodec
 
 
-def test_an_entry_point_does_not_shadow_a_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    from importlib.metadata import EntryPoint
+def test_a_class_of_another_name_is_not_registered_as_specs_show_its_own() -> None:
+    with pytest.raises(SettingsError, match=r"codec 'mine' is called 'plain' by its class: PlainCodec.name must be 'm"):
+        register_codec("mine", PlainCodec)
+    with pytest.raises(SettingsError, match=r"codec 'mine' .*FunctionCodec.name must be 'mine'"):
+        register_codec("mine", FunctionCodec)
 
-    points = [EntryPoint("pickle", "nowhere:Thing", "g"), EntryPoint("mine", f"{__name__}:Nothing", "g")]
-    monkeypatch.setattr(names, "entry_points", lambda group: points)
+
+class HalfACodec(Codec):
+    name = "half"
+
+    def encode(self, obj: object) -> Frames:
+        return [b""]
+
+
+class SilentTransport(SingleTransport):
+    name = "silent"
+
+
+def test_a_class_that_cannot_be_built_is_not_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="codec 'half' cannot be built: HalfACodec does not define decode"):
+        register_codec("half", HalfACodec)  # type: ignore[type-abstract]
+    monkeypatch.delattr(SingleTransport, "capabilities")
+    with pytest.raises(SettingsError, match=r"'silent' does not say what it can: set SilentTransport\.capabilities"):
+        register_transport("silent", SilentTransport)
+
+
+def test_a_name_that_an_installed_distribution_has_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "theirs", {"codecs": ["bare_2 = nowhere:Thing"]}, version="2.5")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(BareCodec, "name", "bare_2")
+    with pytest.raises(SettingsError, match=r"'bare_2' is taken by theirs 2.5 \(nowhere:Thing\), so this process"):
+        register_codec("bare_2", BareCodec)
+    register_codec("bare_2", BareCodec, replace=True)
+    assert codec_class("bare_2") is BareCodec
+
+
+def test_who_asks_is_named_by_its_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = f"from {PlainCodec.__module__} import PlainCodec\nclass AsksCodec(PlainCodec): pass\n"
+    install(tmp_path, "asking-plugins", {}, modules={"asks_for_plain": source}, version="3.1")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, PlainCodec.__module__, sys.modules[PlainCodec.__module__])
+    with pytest.raises(SettingsError, match=r"so asking-plugins 3.1 \(asks_for_plain:AsksCodec\) cannot have it"):
+        register_codec("plain", import_module("asks_for_plain").AsksCodec)
+
+
+def test_a_module_may_register_what_its_own_entry_point_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (
+        "from gather_core import register_transport\n"
+        "from gather_transports.single import SingleTransport\n"
+        "class Mine(SingleTransport):\n    name = 'registers_itself'\n"
+        "register_transport('registers_itself', Mine)\n"
+    )
+    points = {"transports": ["registers_itself = registers_itself:Mine"]}
+    install(tmp_path, "other-plugins", points, modules={"registers_itself": source})
+    monkeypatch.syspath_prepend(tmp_path)
+    assert transport_class("registers_itself").__name__ == "Mine"
+
+
+def test_an_entry_point_does_not_shadow_a_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "other-plugins", {"codecs": ["pickle = nowhere:Thing"], "transports": ["auto = nowhere:Thing"]})
+    monkeypatch.syspath_prepend(tmp_path)
     assert codec_class("pickle").__name__ == "PickleCodec"
-    with pytest.raises(UnknownPluginError, match="mine"):
-        codec_class("nobody")
+    with pytest.raises(SettingsError, match="stands alone"):
+        transport_class("auto")
 
 
-def test_an_entry_point_is_loaded_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    from importlib.metadata import EntryPoint
-
-    points = [EntryPoint("mine", "gather_transports.single:SingleTransport", "g")]
-    monkeypatch.setattr(names, "entry_points", lambda group: points)
-    assert transport_class("mine") is SingleTransport
-
-
-def install(folder: Path, group: str, entry_point: str) -> None:
-    """Writes what pip leaves behind of the distribution `other-plugins`."""
-    info = folder / "other_plugins-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-plugins\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n{entry_point}\n")
+def test_a_name_that_two_distributions_offer_is_an_error_when_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        install(tmp_path, name, {"codecs": [f"disputed = {__name__}:Thing"]})
+    monkeypatch.syspath_prepend(tmp_path)
+    assert codec_class("plain") is PlainCodec
+    with pytest.raises(SettingsError, match=r"'disputed' is offered by (one|two) 1.0 .* and (one|two) 1.0 .*uninstall"):
+        codec_class("disputed")
 
 
 @pytest.mark.parametrize(
     ("target", "text"),
     [
-        ("gather_transports.single:SingleTransport", "must be a subclass of Codec, not .*SingleTransport"),
-        ("gather_core.settings:MIN_SLOT_NBYTES", "must be a subclass of Codec, not 1024"),
-        ("gather_core.settings:Missing", "cannot be loaded: AttributeError: .*Missing"),
-        ("nowhere_at_all:Thing", "cannot be loaded: ModuleNotFoundError: .*nowhere_at_all"),
+        ("gather_transports.single:SingleTransport", "must be a subclass of Codec, not .*; upgrade or uninstall other"),
+        ("gather_core.settings:MIN_SLOT_NBYTES", "must be a subclass of Codec, not 1024; upgrade"),
+        ("gather_core.settings:Missing", "cannot be loaded: AttributeError: .*Missing.*; upgrade or uninstall other-"),
+        ("gather_core.codec:Codec", "cannot be built: Codec does not define decode, encode; upgrade"),
+        ("gather_codecs.pickle5:PickleCodec", "is called 'pickle' by its class: PickleCodec.name must be 'theirs'"),
+        ("nowhere_at_all:Thing", "cannot be loaded: ModuleNotFoundError: .*other-plugins 1.0 does not hold what it"),
+        ("needs_extra:Thing", r"ModuleNotFoundError: No module named 'some_module'; install other-plugins\[fast\]"),
+        ("needs_plain:Thing", r"No module named 'plain_one'; install plain-one$"),
+        ("needs_unknown:Thing", r"No module named 'unheard_of'; install what provides 'unheard_of', or uninstall"),
+        ("exits:Thing", "cannot be loaded: SystemExit: no licence"),
+        ("not a target", "cannot be loaded: "),
     ],
 )
 def test_an_entry_point_that_is_no_codec_is_reported_when_used_with_its_distribution(
     target: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(tmp_path, "gather_core.codecs", f"theirs = {target}")
+    modules = {
+        "needs_extra": "import some_module.inside",
+        "needs_plain": "import plain_one",
+        "needs_unknown": "import unheard_of",
+        "exits": "raise SystemExit('no licence')",
+    }
+    requires = ["plain-one>=2", 'some-module>=1.2,<3; extra == "fast"']
+    install(tmp_path, "other-plugins", {"codecs": [f"theirs = {target}"]}, modules=modules, requires=requires)
     monkeypatch.syspath_prepend(tmp_path)
     assert codec_class("pickle").__name__ == "PickleCodec"
     with pytest.raises(UnknownPluginError, match="theirs"):
         codec_class("nobody")
-    with pytest.raises(SettingsError, match=rf"codec 'theirs', .*'{target}' of distribution 'other-plugins', {text}"):
+    with pytest.raises(SettingsError) as caught:
         codec_class("theirs")
+    assert str(caught.value).startswith(f"codec 'theirs' of other-plugins 1.0 ({target}) ")
+    assert re.search(text, str(caught.value)), caught.value
+
+
+def test_what_is_installed_while_the_process_runs_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UnknownPluginError):
+        transport_class("late")
+    source = "from gather_transports.single import SingleTransport\nclass Late(SingleTransport):\n    name = 'late'\n"
+    install(tmp_path, "late", {"transports": ["late = late_plugin:Late"]}, modules={"late_plugin": source})
+    invalidate_caches()
+    assert transport_class("late").__name__ == "Late"
+
+
+def test_a_distribution_whose_entry_points_are_damaged_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "damaged", {"codecs": ["no equals sign"]})
+    install(tmp_path, "whole", {"codecs": ["theirs = gather_core.codec:Codec"]})
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(RuntimeWarning, match="the entry points of damaged cannot be read"):
+        with pytest.raises(SettingsError, match=r"whole 1\.0"):
+            codec_class("theirs")
+
+
+def test_entry_points_are_not_looked_for_again_for_every_construction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "from gather_transports.single import SingleTransport\nclass Often(SingleTransport):\n    name = 'often'\n"
+    install(tmp_path, "often", {"transports": ["often = often_plugin:Often"]}, modules={"often_plugin": source})
+    monkeypatch.syspath_prepend(tmp_path)
+    get_transport("often")
+    monkeypatch.setattr(distributions, "offers", None)
+    assert get_transport("often").name == "often"
+    get_codec("pickle")
 
 
 def test_transports_are_not_joined_with_plus() -> None:

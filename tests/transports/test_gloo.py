@@ -1,4 +1,4 @@
-"""The Gloo transport by itself: every way in which bytes travel, and how it ends whatever is pending."""
+"""What is special to the Gloo transport: which way bytes travel, and how it ends whatever is pending."""
 
 import os
 import signal
@@ -34,70 +34,6 @@ def opened(spec: str, scope: str = "test", slot_nbytes: int = SLOT) -> Any:
     hosts = (0,) * context.world_size
     transport.open(replace(context, store=store, scope=scope, hosts=hosts), slot_nbytes, timeout_s=20)
     return transport
-
-
-def content(rank: int, nbytes: int, salt: int = 0) -> bytes:
-    return bytes((rank * 31 + salt * 7 + i) % 251 for i in range(nbytes))
-
-
-def as_parts(payload: bytes) -> list[memoryview]:
-    """A payload in uneven parts, an empty one among them."""
-    return [memoryview(payload)[:7], memoryview(b""), memoryview(payload)[7:]] if payload else []
-
-
-@pytest.mark.parametrize("spec", WAYS)
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_every_rank_gets_what_each_has_filled_round_after_round(pool: RankPool, spec: str, world_size: int) -> None:
-    def body(rank: int, world_size: int, spec: str) -> list[int]:
-        transport = opened(spec)
-        wrong = []
-        most = min(transport.round_1_nbytes, 500_000)
-        for number in range(40):
-            filled = [(37 * r + 211 * number) % (SLOT + 1) for r in range(world_size)]
-            filled[number % world_size] = [SLOT, most, 0, 64, 65][number % 5]
-            transport.slot(filled[rank])[:] = content(rank, filled[rank], number)
-            views = transport.all_gather_slots(filled[rank], timeout_s=20)
-            found = [bytes(view[:nbytes]) for view, nbytes in zip(views, filled, strict=True)]
-            fine = found == [content(r, nbytes, number) for r, nbytes in enumerate(filled)]
-            if not fine or not all(view.readonly for view in views):
-                wrong.append(number)
-        transport.close()
-        return wrong
-
-    assert pool.values(world_size, body, spec) == [[]] * world_size
-
-
-@pytest.mark.parametrize("spec", WAYS)
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_payloads_of_any_sizes_reach_every_rank_exactly(pool: RankPool, spec: str, world_size: int) -> None:
-    def body(rank: int, world_size: int, spec: str) -> list[list[int]]:
-        transport = opened(spec)
-        wrong = []
-        for sizes in [[0] * 4, [1, 64, 65, 0], [0, 0, 0, 5000], [5000, 0, 0, 0], [3000, 2000, 2999, 1], [70_000] * 4]:
-            sizes = sizes[:world_size]
-            into = [aligned_buffer(nbytes) for nbytes in sizes]
-            parts = as_parts(content(rank, sizes[rank]))
-            payloads = transport.all_gather_exact(parts, sizes, into=into, timeout_s=20)
-            if list(map(bytes, payloads)) != [content(r, nbytes) for r, nbytes in enumerate(sizes)]:
-                wrong.append(sizes)
-        transport.close()
-        return wrong
-
-    assert pool.values(world_size, body, spec) == [[]] * world_size
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_routed_payloads_reach_the_rank_that_they_are_for(pool: RankPool, world_size: int) -> None:
-    def body(rank: int, world_size: int, spec: str) -> bool:
-        transport = opened(spec)
-        matrix = [[(1000 * src + 777 * dst) % 2500 for dst in range(world_size)] for src in range(world_size)]
-        parts = [as_parts(content(rank, matrix[rank][dst], dst)) for dst in range(world_size)]
-        into = [aligned_buffer(row[rank]) for row in matrix]
-        payloads = transport.all_to_all_exact(parts, matrix, into=into, timeout_s=20)
-        transport.close()
-        return list(map(bytes, payloads)) == [content(src, matrix[src][rank], rank) for src in range(world_size)]
-
-    assert pool.values(world_size, body, DIRECT) == [True] * world_size
 
 
 @pytest.mark.parametrize(
@@ -199,31 +135,3 @@ def test_a_length_that_no_slot_has_is_a_protocol_error_at_a_spoke() -> None:
     packed.pack([64, 1 << 62], [aligned_buffer(SLOT)])
     with pytest.raises(ProtocolError, match="claims to fill"):
         packed.unpack()
-
-
-def test_open_and_close_leave_no_thread_and_no_descriptor(pool: RankPool) -> None:
-    def body(rank: int, world_size: int) -> tuple[int, int]:
-        import os
-
-        def counts() -> tuple[int, int]:
-            return threading.active_count(), len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-
-        def cycle(number: int) -> None:
-            transport = opened(HUB, scope=f"cycle/{number}")
-            transport.all_gather_slots(64, timeout_s=20)
-            transport.close()
-
-        for number in range(3):
-            cycle(number)
-        before = counts()
-        for number in range(3, 23):
-            cycle(number)
-        deadline = time.monotonic() + 5
-        while counts() > before and time.monotonic() < deadline:
-            time.sleep(0.01)
-        after = counts()
-        return after[0] - before[0], after[1] - before[1]
-
-    for threads, descriptors in pool.values(3, body):
-        assert threads <= 0
-        assert descriptors <= 0

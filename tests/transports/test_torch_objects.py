@@ -38,6 +38,22 @@ def test_a_rank_that_cannot_encode_fails_every_rank_and_leaves_the_group_usable(
     assert pool.values(2, body) == [[0, 1]] * 2
 
 
+def test_it_carries_even_a_drop_in_that_took_the_place_of_the_function_it_calls(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> list[Any]:
+        import torch.distributed as dist
+
+        from gather_core import compat
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dist, "all_gather_object", compat.all_gather_object)
+            patch.setenv("GATHER_TRANSPORT", "all_gather_object")
+            objects: list[Any] = [None] * world_size
+            dist.all_gather_object(objects, {"rank": rank})
+            return objects
+
+    assert pool.values(2, body) == [[{"rank": 0}, {"rank": 1}]] * 2
+
+
 def test_a_collective_of_the_job_in_its_place_is_an_error_that_says_what_is_shared(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> str:
         import torch.distributed as dist

@@ -63,6 +63,7 @@ class GlooLink:
         self._peers = [peer for peer in range(context.world_size) if peer != context.rank]
         self._aborted: str | None = None
         self._failure: Exception | None = None
+        self._has_failed = False
         self._result: object = None
         self._finished = threading.Lock()
         self._finished.acquire()
@@ -84,12 +85,13 @@ class GlooLink:
             TransportTimeoutError: The deadline passed.
             PeerLostError: A connection broke.
             AbortedError: `abort` was called here.
-            TransportError: The link is closed.
+            TransportError: The link is closed, or an earlier exchange failed, whose bytes may still arrive.
             BaseException: What `check_interrupt` raises, or a signal's handler.
         """
         group = self._group
-        if not group:
+        if not group or self._has_failed:
             raise self._ended()
+        self._has_failed = True  # unless it gets to the end
         try:
             exchange.post(group[0])
         except TransportError as exc:
@@ -105,6 +107,7 @@ class GlooLink:
                 raise TransportTimeoutError(f"not all ranks came within {deadline.timeout_s:.3g} s")
         if self._failure is not None:
             raise self._failure if self._aborted is None else self._ended()
+        self._has_failed = False
         return cast(T, self._result)
 
     def abort(self, reason: str) -> None:
@@ -137,7 +140,7 @@ class GlooLink:
     def _ended(self) -> TransportError:
         if self._aborted is not None:
             return AbortedError(self._aborted, self._rank)
-        return TransportError("the transport is closed")
+        return TransportError("an earlier exchange failed" if self._group else "the transport is closed")
 
     def _serve(self) -> None:
         while (task := self._exchanges.get()) is not None:

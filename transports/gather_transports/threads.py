@@ -99,6 +99,7 @@ class ThreadsTransport(Transport):
         self._scope = ""
         self._rank = 0
         self._slot_nbytes = 0
+        self._has_failed = False
         self._buffers = [memoryview(b""), memoryview(b"")]
 
     @classmethod
@@ -150,13 +151,17 @@ class ThreadsTransport(Transport):
         return self._buffers[turn][:nbytes]
 
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
+        if self._has_failed:
+            raise TransportError("an earlier exchange failed")
         hub = self._hub
         turn = self._turn()
+        self._has_failed = True  # unless it gets to the end
         with hub.changed:
             hub.filled[self._rank][turn] = self._buffers[turn][:nbytes].toreadonly()
             hub.rounds[self._rank] += 1
             hub.changed.notify_all()
             self._wait_for(hub.rounds[self._rank], timeout_s)
+            self._has_failed = False
             return [views[turn] for views in hub.filled]
 
     def _wait_for(self, round_number: int, timeout_s: float) -> None:

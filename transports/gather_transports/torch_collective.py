@@ -81,6 +81,7 @@ class TorchCollectiveTransport(Transport):
         self._chunk_nbytes = chunk_nbytes
         self._backend: TorchBackend | None = None
         self._aborted: str | None = None
+        self._has_failed = False
         self._pid = os.getpid()
         self._rank = 0
         self._world_size = 0
@@ -207,6 +208,9 @@ class TorchCollectiveTransport(Transport):
         """Sends the first `sent` bytes of the staging; afterwards the first `received` may be read from it."""
         ops = self._ops
         backend = self._check(deadline)
+        if self._has_failed:
+            raise TransportError(f"{self.name}: an earlier exchange failed")
+        self._has_failed = True  # unless it gets to the end
         backend.timeout = timedelta(seconds=deadline.timeout_s + _GRACE_S)
         try:
             with ops.stream():
@@ -221,6 +225,7 @@ class TorchCollectiveTransport(Transport):
             self._finish(deadline)
         except RuntimeError as exc:
             raise self._translate(exc) from exc
+        self._has_failed = False
 
     def _finish(self, deadline: Deadline) -> None:
         """Waits until the device has done all of it."""

@@ -61,7 +61,7 @@ class AllGatherObjectTransport(Transport):
         return self._slot[:nbytes]
 
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
-        import torch.distributed as dist
+        from torch.distributed.distributed_c10d import all_gather_object  # its own, whatever a job has put in its place
 
         if self._group is None:
             raise TransportError("the transport is not open")
@@ -71,7 +71,7 @@ class AllGatherObjectTransport(Transport):
             self._slot = aligned_buffer(self._slot_nbytes)
         gathered: list[Any] = [None] * self._world_size
         try:
-            dist.all_gather_object(gathered, filled, self._group)
+            all_gather_object(gathered, filled, self._group)
         except RuntimeError as exc:
             text = (str(exc).splitlines() or [type(exc).__name__])[0]
             late = "imed out" in text or "timeout" in text

@@ -1,0 +1,46 @@
+"""What can be wrong with the options before any rank has started, on this machine alone."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gather_bench.bench.options import Options
+from gather_bench.bench.payloads import PayloadError, payload
+from gather_core import GatherError
+from gather_core.registry import AUTO, get_codec, get_transport
+
+
+def find_problem(options: Options, json: Path | None) -> str | None:
+    """Says which option is wrong and what would be right, or returns None.
+
+    Args:
+        options: Specs and names are looked up, and so imported; nothing is opened.
+        json: Where the report is to be written, if anywhere.
+    """
+    return next(_problems(options, json), None)
+
+
+def _problems(options: Options, json: Path | None) -> Iterator[str]:
+    yield from _refusals("--codec", options.codecs, get_codec)
+    yield from _refusals("--transport", [spec for spec in options.transports if spec != AUTO], get_transport)
+    yield from _refusals("--payload", options.payloads, payload)
+    if json is not None and (problem := _unwritable(json)):
+        yield f"--json {json}: {problem}"
+
+
+def _refusals(option: str, values: tuple[str, ...] | list[str], look_up: Callable[[str], object]) -> Iterator[str]:
+    for value in values:
+        try:
+            look_up(value)
+        except (GatherError, PayloadError) as exc:
+            yield f"{option}: {exc}"
+
+
+def _unwritable(path: Path) -> str | None:
+    if path.is_dir():
+        return "it is a folder"
+    if not path.parent.is_dir():
+        return "its folder does not exist"
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        return "it cannot be written"
+    return None

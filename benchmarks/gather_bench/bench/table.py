@@ -1,0 +1,112 @@
+"""The report as tables, one per payload, in 80 columns or fewer."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+from statistics import median_low
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gather_bench.bench.results import BASELINE, Report, Row
+from gather_bench.bench.wording import count
+
+_TABLE_WIDTH = 78
+"""Columns that the table needs; where there are fewer, each row takes three lines."""
+_UNITS = ((1e-6, "us"), (1e-3, "ms"), (1.0, "s"))
+
+
+def print_report(console: Console, report: Report) -> None:
+    """Prints where, then a table per payload, and what was not measured and why."""
+    console.print(_headline(report), highlight=False)
+    for _, rows in groupby(report.rows, attrgetter("payload")):
+        _print_payload(console, list(rows))
+    _print_reasons(console, [row for row in report.rows if row.status == "unavailable"])
+    console.print()
+    console.print("encoded: bytes per rank; rounds: exchanges per call", highlight=False, style="dim")
+    if any(row.times_faster is not None for row in report.rows):
+        console.print(f"x: the median of {BASELINE} over that of the row", highlight=False, style="dim")
+
+
+def _headline(report: Report) -> str:
+    where = report.environment
+    return (
+        f"{count(where.world_size, 'rank')}, {count(where.hosts, 'host')}, {count(where.cpu_count, 'CPU')}, "
+        f"torch {where.torch}, Python {where.python}, slots of {report.options.slot_nbytes:,} B\n"
+        f"time per call on the slowest rank; interleaved, {count(report.options.rounds, 'round')}"
+    )
+
+
+def _print_payload(console: Console, rows: Sequence[Row]) -> None:
+    console.print()
+    console.print(_title(rows[0]), style="bold", highlight=False, markup=False)
+    if measured := [row for row in rows if row.seconds is not None]:
+        console.print(_table(measured) if console.width >= _TABLE_WIDTH else _list(measured))
+    _print_reasons(console, [row for row in rows if row.status not in ("measured", "unavailable")])
+
+
+def _print_reasons(console: Console, rows: Sequence[Row]) -> None:
+    """Says once what is so for several ways."""
+    labels_by_reason: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        labels_by_reason.setdefault((row.status, row.reason or ""), {})[row.label] = None
+    for (status, reason), labels in labels_by_reason.items():
+        style = "red" if status in ("failed", "wrong") else "yellow"
+        console.print(Text.assemble((status.upper(), style), f" {'; '.join(labels)}: {reason}"))
+
+
+def _title(row: Row) -> str:
+    if row.payload_nbytes is None:
+        return row.payload
+    return f"{row.payload}: {row.payload_nbytes:,} bytes per rank as a plain pickle"
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    scale, unit = _unit(rows)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("way", overflow="fold", min_width=len(BASELINE))
+    for header in ("encoded", "rounds", f"median {unit}", f"quartiles {unit}", "x"):
+        table.add_column(header, justify="right", overflow="fold")
+    for row in rows:
+        label, *numbers = _cells(row, scale)
+        table.add_row(Text(label), *numbers, style="" if row.codec else "dim")
+    return table
+
+
+def _list(rows: Sequence[Row]) -> Text:
+    """The same for a narrow terminal."""
+    scale, unit = _unit(rows)
+    lines = []
+    for row in rows:
+        label, encoded, rounds, median, quartiles, ratio = _cells(row, scale)
+        lines += [label, f"  {median} {unit} ({quartiles}), {ratio} x", f"  {encoded} B, rounds: {rounds}"]
+    return Text("\n".join(lines))
+
+
+def _unit(rows: Sequence[Row]) -> tuple[float, str]:
+    """The one unit of a table: the largest in which the row in the middle has a digit before the point."""
+    middle = median_low(row.seconds.median for row in rows if row.seconds)
+    return next((unit for unit in reversed(_UNITS) if middle >= unit[0]), _UNITS[0])
+
+
+def _cells(row: Row, scale: float) -> list[str]:
+    timing = row.seconds
+    if timing is None:
+        raise ValueError(f"{row.label} was not measured")
+    return [
+        row.label,
+        f"{row.encoded_nbytes:,}",
+        str(row.gather_rounds or "-"),
+        _number(timing.median / scale),
+        f"{_number(timing.lower_quartile / scale)} - {_number(timing.upper_quartile / scale)}",
+        "-" if row.times_faster is None else _number(row.times_faster),
+    ]
+
+
+def _number(value: float) -> str:
+    """Three digits that count, as far as there are any behind the point."""
+    if value >= 1:
+        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:.3f}" if value >= 0.1 else f"{value:.2g}"

@@ -1,0 +1,185 @@
+"""Whether two objects are the same in everything that a codec has to keep, and where they differ."""
+
+import reprlib
+import struct
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+_NO_PARTS = (type(None), bool, int, str, bytes, float, complex)
+
+
+def difference(actual: object, expected: object) -> str | None:
+    """Where and how the objects differ, such as "$.a[1]: tuple became list"; None if they are the same.
+
+    Same types all the way down; floats, arrays and tensors bit for bit; the order of dicts. Of tensors,
+    `requires_grad` counts on leaves only, as others arrive detached. What is neither a container nor has attributes is
+    compared by `==` and by its repr.
+    """
+    return _difference(actual, expected, "$", set())
+
+
+def parts(obj: object) -> Iterator[object]:
+    """The object and everything inside it, each once: items, keys, attributes."""
+    seen: dict[int, object] = {}
+    stack = [obj]
+    while stack:
+        part = stack.pop()
+        if id(part) not in seen:
+            seen[id(part)] = part
+            yield part
+            stack.extend(_children(part))
+
+
+def is_tensor(obj: object) -> bool:
+    """Whether this is a torch tensor; does not import torch."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and isinstance(obj, torch.Tensor)
+
+
+def is_array(obj: object) -> bool:
+    """Whether this is a numpy array; does not import numpy."""
+    numpy: Any = sys.modules.get("numpy")
+    return numpy is not None and isinstance(obj, numpy.ndarray)
+
+
+def scramble(obj: object) -> None:
+    """Changes whatever can be changed inside an object: what another one shares with it is then no longer the same."""
+    for part in list(parts(obj)):
+        if isinstance(part, list | dict | set):
+            part.clear()
+        elif isinstance(part, bytearray):
+            part[:] = bytes(byte ^ 0xFF for byte in part)
+        elif isinstance(part, memoryview) and not part.readonly:
+            part.cast("B")[:] = bytes(byte ^ 0xFF for byte in part.cast("B"))
+        elif is_array(part):
+            _scramble_array(part)
+        elif is_tensor(part):
+            _scramble_tensor(part)
+
+
+def _scramble_array(array: Any) -> None:
+    if array.flags.writeable and not array.dtype.hasobject:
+        dense = array.T if array.flags.f_contiguous else array
+        flat = dense.reshape(-1).view("u1")
+        flat ^= 0xFF
+
+
+def _scramble_tensor(tensor: Any) -> None:
+    torch: Any = sys.modules["torch"]
+    if tensor.layout is torch.strided and tensor.is_contiguous() and not tensor.is_meta:
+        tensor.detach().reshape(-1).view(torch.uint8).bitwise_not_()
+
+
+def _children(part: object) -> list[object]:
+    if isinstance(part, (*_NO_PARTS, type)):
+        return []
+    children: list[object] = list(vars(part).values()) if hasattr(part, "__dict__") else []
+    if isinstance(part, dict):
+        children += [*part.keys(), *part.values()]
+    elif isinstance(part, list | tuple | set | frozenset):
+        children += part
+    return children
+
+
+def _difference(a: Any, b: Any, path: str, seen: set[tuple[int, int]]) -> str | None:
+    if type(a) is not type(b):
+        return f"{path}: {type(b).__name__} became {type(a).__name__}"
+    if a is b or (id(a), id(b)) in seen:
+        return None
+    if isinstance(a, _NO_PARTS) and type(a) in _NO_PARTS:
+        return None if _bits(a) == _bits(b) else _became(a, b, path)
+    seen.add((id(a), id(b)))
+    if is_tensor(a):
+        return _tensor_difference(a, b, path) or _attributes(a, b, path, seen)
+    if is_array(a):
+        return _array_difference(a, b, path, seen) or _attributes(a, b, path, seen)
+    if isinstance(a, dict):
+        return _items(list(a.items()), list(b.items()), path, seen, " (items in order)") or _attributes(
+            a, b, path, seen
+        )
+    if isinstance(a, list | tuple):
+        return _items(a, b, path, seen) or _attributes(a, b, path, seen)
+    if isinstance(a, set | frozenset):
+        return _set_difference(a, b, path, seen) or _attributes(a, b, path, seen)
+    return _value_difference(a, b, path, seen)
+
+
+def _became(a: object, b: object, path: str) -> str:
+    return f"{path}: {reprlib.repr(b)} became {reprlib.repr(a)}"
+
+
+def _bits(value: Any) -> object:
+    if isinstance(value, float):
+        return struct.pack("<d", value)
+    return struct.pack("<dd", value.real, value.imag) if isinstance(value, complex) else value
+
+
+def _items(a: Any, b: Any, path: str, seen: set[tuple[int, int]], what: str = "") -> str | None:
+    if len(a) != len(b):
+        return f"{path}: {len(b)} items became {len(a)}"
+    found = (_difference(x, y, f"{path}{what}[{index}]", seen) for index, (x, y) in enumerate(zip(a, b, strict=True)))
+    return next(filter(None, found), None)
+
+
+def _set_difference(a: Any, b: Any, path: str, seen: set[tuple[int, int]]) -> str | None:
+    if len(a) != len(b):
+        return f"{path}: {len(b)} items became {len(a)}"
+    left = list(a)
+    for item in b:
+        # Not by `==` alone: 1 equals True, and nan nothing.
+        matches = [index for index, x in enumerate(left) if _difference(x, item, path, set(seen)) is None]
+        if not matches:
+            return f"{path}: the item {reprlib.repr(item)} is missing"
+        del left[matches[0]]
+    return None
+
+
+def _attributes(a: Any, b: Any, path: str, seen: set[tuple[int, int]]) -> str | None:
+    if not hasattr(a, "__dict__"):
+        return None
+    return _difference(vars(a), vars(b), f"{path}.__dict__", seen)
+
+
+def _value_difference(a: Any, b: Any, path: str, seen: set[tuple[int, int]]) -> str | None:
+    if isinstance(a, memoryview):
+        was, now = ((view.format, view.shape, view.readonly, view.tobytes()) for view in (b, a))
+        return None if was == now else f"{path}: a memoryview {was!r:.60} became {now!r:.60}"
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None and isinstance(a, numpy.generic):
+        return None if (a.dtype, a.tobytes()) == (b.dtype, b.tobytes()) else _became(a, b, path)
+    if hasattr(a, "__dict__") and (vars(a) or vars(b)):
+        return _attributes(a, b, path, seen)
+    kind: Any = type(a)
+    has_eq, has_repr = kind.__eq__ is not object.__eq__, kind.__repr__ is not object.__repr__
+    if not has_eq and not has_repr and not hasattr(a, "__dict__"):
+        return f"{path}: {type(a).__name__} cannot be compared; override `same`"
+    is_equal = not has_eq or isinstance(a, Decimal) or bool(a == b)  # Decimals: nan equals nothing, sNaN raises
+    return None if is_equal and (not has_repr or repr(a) == repr(b)) else _became(a, b, path)
+
+
+def _array_difference(a: Any, b: Any, path: str, seen: set[tuple[int, int]]) -> str | None:
+    was, now = ((array.dtype, array.shape) for array in (b, a))
+    if was != now:
+        return f"{path}: an array of {was} became {now}"
+    if a.dtype.hasobject:
+        return _items(a.ravel().tolist(), b.ravel().tolist(), path, seen)
+    return None if a.tobytes() == b.tobytes() else f"{path}: elements of the array changed"
+
+
+def _tensor_difference(a: Any, b: Any, path: str) -> str | None:
+    was, now = ((t.dtype, tuple(t.shape), t.layout, t.requires_grad and t.is_leaf) for t in (b, a))
+    if was != now:
+        return f"{path}: a tensor of (dtype, shape, layout, requires_grad) {was} became {now}"
+    torch: Any = sys.modules["torch"]
+    return None if torch.equal(_elements(a), _elements(b)) else f"{path}: elements of the tensor changed"
+
+
+def _elements(tensor: Any) -> Any:
+    torch: Any = sys.modules["torch"]
+    dense = tensor.detach().cpu()
+    dense = dense if dense.layout is torch.strided else dense.to_dense()
+    dense = dense.resolve_conj().resolve_neg().contiguous()
+    # Not by view or clone: one element may have a stride of 2, and complex32 takes no clone without a warning.
+    return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8) if dense.numel() else torch.empty(0)

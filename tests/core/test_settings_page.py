@@ -1,0 +1,64 @@
+"""What docs/settings.md shows works as it says there."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from gather_core import Gatherer, GatherSettings, Limits, SetupError
+from gather_core.settings_sources import load_settings
+
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def folder_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("GATHER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    (file,) = blocks("toml")
+    Path("job.toml").write_text(file)
+
+
+LIMITS = Limits(payload_nbytes=1_000_000_000)
+
+
+def test_the_file_holds_what_it_shows() -> None:
+    plain = GatherSettings("msgpack+zstd:level=3", slot_nbytes=32768, timeout_s=120, limits=LIMITS)
+    assert load_settings("job.toml") == plain
+    debug = GatherSettings(
+        "msgpack+zstd:level=1",
+        slot_nbytes=32768,
+        timeout_s=120,
+        overflow="error",
+        limits=Limits(payload_nbytes=1_000_000_000, num_frames=1000),
+    )
+    assert load_settings("job.toml", profile="debug") == debug
+
+
+def test_the_variables_do_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    (script,) = blocks("sh")
+    exports = re.findall(r"^export (\w+)=(\S+)$", script, re.MULTILINE)
+    assert len(exports) == len(script.splitlines())
+    for name, text in exports:
+        monkeypatch.setenv(name, text)
+    settings = load_settings()
+    assert (settings.slot_nbytes, settings.limits.num_frames, settings.overflow) == (65536, 500, "error")
+    assert load_settings(slot_nbytes=131072).slot_nbytes == 131072
+
+
+@pytest.mark.parametrize("example", blocks("python"))
+def test_each_example_runs(example: str) -> None:
+    exec(compile(example, str(PAGE), "exec"), {})
+
+
+def test_the_error_is_the_one_it_shows() -> None:
+    (text,) = blocks("text")
+    with pytest.raises(SetupError) as caught:
+        Gatherer.from_settings({"slot_nbyte": 65536})
+    assert str(caught.value) == text.strip()
