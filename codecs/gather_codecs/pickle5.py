@@ -6,8 +6,8 @@ import pickle
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gather_codecs.tensors import arrives_with_grad, build_tensor, is_dense, place, tensor_bytes
 from gather_core.codec import Codec, DecodeOptions, Frames, TensorDevice, Trust, own
@@ -25,6 +25,12 @@ _FRAMED = struct.Struct("<2scQ")
 _PROTOCOL_5, _FRAME = b"\x80\x05", b"\x95"
 
 
+class Idle(threading.local):
+    """This thread's encoder, while it is not in use: all objects of a codec class share it, to hold no state."""
+
+    encoder: "Encoder | None" = None
+
+
 class PickleCodec(Codec):
     """Whatever pickle takes. A view ships its elements and not its storage; shared tensors stay shared.
 
@@ -34,17 +40,22 @@ class PickleCodec(Codec):
 
     name = "pickle"
     trust = Trust.CODE
+    _idle: ClassVar[Idle] = Idle()
 
     def encode(self, obj: object) -> Frames:
         # Taken away while in use, so that an encode inside an encode gets another one; lost if this one fails.
-        encoder = _idle.encoder
-        _idle.encoder = None
+        idle = self._idle
+        encoder = idle.encoder
+        idle.encoder = None
         if encoder is None or not encoder.is_current():
-            encoder = _Encoder()
+            encoder = self._new_encoder()
         frames = encoder.encode(obj)
         if len(frames[0]) <= _KEEP_UP_TO_NBYTES:
-            _idle.encoder = encoder
+            idle.encoder = encoder
         return frames
+
+    def _new_encoder(self) -> "Encoder":
+        return Encoder()
 
     def decode(self, frames: Sequence[memoryview], options: DecodeOptions = DecodeOptions()) -> object:  # noqa: B008
         if not frames:
@@ -102,16 +113,19 @@ class _Chunks(list[Any]):
     write = list.append
 
 
-class _Encoder:
+class Encoder:
     """A C pickler that is used again: a new one costs more than pickling a small object."""
+
+    _new_pickler: ClassVar[type[pickle.Pickler]] = pickle.Pickler
+    _more_reducers: ClassVar[Mapping[type, Callable[[Any], Any]]] = {}
 
     def __init__(self) -> None:
         self._head = _Chunks()
         self._buffers: list[Any] = []
         self._copyreg = dict(copyreg.dispatch_table)
         self._reducers = reducers()
-        self._pickler = pickle.Pickler(self._head, 5, buffer_callback=out_of_band(self._buffers))
-        self._pickler.dispatch_table = {**self._copyreg, **self._reducers}
+        self._pickler = self._new_pickler(self._head, 5, buffer_callback=out_of_band(self._buffers))
+        self._pickler.dispatch_table = {**self._more_reducers, **self._copyreg, **self._reducers}
 
     def is_current(self) -> bool:
         """Whether its table of reducers is up to date."""
@@ -125,15 +139,6 @@ class _Encoder:
         self._head.clear()
         self._buffers.clear()
         return frames
-
-
-class _Idle(threading.local):
-    """This thread's encoder, while it is not in use: all codec objects share it, so that they hold no state."""
-
-    encoder: _Encoder | None = None
-
-
-_idle = _Idle()
 
 
 class _Decoding(threading.local):

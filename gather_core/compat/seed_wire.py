@@ -44,7 +44,7 @@ def all_gather_over_seed_wire(data: Any, group: Any, max_size: int) -> list[Any]
     place = _find_place(group)
     try:
         part = _encode(data, max_size)
-    except Exception:
+    except BaseException:  # a SystemExit of somebody's __reduce__ too
         _exchange(b"", place, max_size)  # the others are in it, or will be
         raise
     buffer = _exchange(part, place, max_size)

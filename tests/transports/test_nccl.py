@@ -1,16 +1,23 @@
 """The `nccl` transport: on GPUs where there are some, and its calls to CUDA on stand-ins everywhere."""
 
-import contextlib
+import threading
+from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from torch._C._distributed_c10d import HashStore
 
-from gather_core import Gatherer
+from cuda_log import cuda_on_the_cpu
+from deletions import without
+from gather_core import Capabilities, Gatherer, TransportTimeoutError
 from gather_core.registry import get_transport
 from gather_core.transport import GroupContext
+from gather_transports import device_ops
 from gather_transports.nccl import NcclTransport
 from gather_transports.single import SingleTransport
+from gather_transports.torch_collective import TorchCollectiveTransport
 from rank_pool import RankPool
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -77,60 +84,119 @@ def test_a_gather_does_not_wait_for_what_the_job_has_enqueued(pool: RankPool) ->
     assert pool.values(1, body, timeout_s=120) == [True]
 
 
-class StandIn:
-    """Instead of a stream, an event and a device: everything has happened at once."""
-
-    def __init__(self, *arguments: object) -> None:
-        self.recorded = False
-
-    def record(self, stream: object) -> None:
-        self.recorded = True
-
-    def query(self) -> bool:
-        return self.recorded
-
-    def synchronize(self) -> None:
-        pass
-
-
-class GlooAsNccl:
-    """Instead of ProcessGroupNCCL, with its constructor."""
-
-    class Options:
-        _timeout: Any = None
-
-    def __new__(cls, store: Any, rank: int, world_size: int, options: Any) -> Any:
-        import torch.distributed as dist
-
-        return dist.ProcessGroupGloo(store, rank, world_size, options._timeout)
-
-
-@contextlib.contextmanager
-def cuda_on_the_cpu() -> Any:
-    """Has the calls of CudaOps to torch.cuda do nothing, and its memory be host memory."""
-    import torch.distributed as dist
-
-    zeros = torch.zeros
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("Stream", "Event"):
-            patch.setattr(torch.cuda, name, StandIn)
-        for name, value in {"is_available": True, "is_current_stream_capturing": False, "current_device": 0}.items():
-            patch.setattr(torch.cuda, name, lambda value=value: value)
-        patch.setattr(torch.cuda, "set_device", lambda device: None)
-        patch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-        patch.setattr(torch, "zeros", lambda nbytes, dtype, device, pin_memory=False: zeros(nbytes, dtype=dtype))
-        patch.setattr(dist, "is_nccl_available", lambda: True)
-        patch.setattr(dist, "ProcessGroupNCCL", GlooAsNccl, raising=False)
-        yield
-
-
 @pytest.mark.parametrize("spec", ["nccl", 'nccl:algorithm="all_reduce",chunk_nbytes=50000'])
-def test_its_calls_to_cuda_are_made_in_a_way_that_works(pool: RankPool, spec: str) -> None:
+def test_over_stand_ins_for_cuda_and_nccl_every_operation_is_exact(pool: RankPool, spec: str) -> None:
     def body(rank: int, world_size: int, spec: str) -> list[str]:
         with cuda_on_the_cpu():
             return gather_all_kinds(rank, world_size, spec)
 
     assert pool.values(2, body, spec) == [[], []]
+
+
+class Job:
+    """Instead of the job's process group."""
+
+    def __init__(self) -> None:
+        self.store = HashStore()
+
+    def get_group_store(self) -> HashStore:
+        return self.store
+
+
+def log_of_one_rank(module: ModuleType, *, late_peer: bool = False) -> list[str]:
+    """What is called: to connect, for one exchange and to close; or to connect, where it is given up, and is late."""
+    job, given_up = Job(), threading.Event()
+    local = SingleTransport.join(None)
+    context = replace(local, process_group=job, scope="test", hosts=(0,))
+
+    class OnDevice(TorchCollectiveTransport):
+        name, capabilities = "on_device", Capabilities(locality="any")
+
+    with cuda_on_the_cpu() as log:
+        transport = OnDevice(module.CudaOps(), "all_reduce", 64)
+        if late_peer:
+            log.before_collective = lambda: given_up.wait(10)
+            with pytest.raises(TransportTimeoutError, match="did not connect"):
+                transport.open(context, 1024, timeout_s=0.2)
+            log.entries.append("given up")
+            given_up.set()
+            join_threads("gather-core-nccl-connect")
+        else:
+            transport.open(context, 1024, timeout_s=20)
+            transport.slot(3)[:] = b"abc"
+            assert bytes(transport.all_gather_slots(3, timeout_s=20)[0][:3]) == b"abc"
+        transport.close()
+    keys = [key for key in ("0",) if job.store.check([f"gather_core/nccl/test/{key}"])]
+    return [*log.entries, f"keys left: {keys}"]
+
+
+def join_threads(name: str) -> None:
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(10)
+
+
+OWN, JOBS = "own stream of cuda:0", "job's stream"
+CONNECTING = [
+    f"ProcessGroupNCCL with 50 s, {JOBS}",
+    f"set_device cuda:0, {JOBS}",
+    f"zeros on cuda:0, {OWN}",
+    f"allreduce, {OWN}",
+    f"wait, {OWN}",
+    f"synchronize {OWN}, {JOBS}",
+]
+STAGING = [f"zeros on cuda:0, {OWN}", *[f"zeros on cpu, pinned, {JOBS}"] * 3]
+EXCHANGE = [
+    f"timeout 50 s, {JOBS}",
+    f"zero_ , {OWN}",
+    f"copy_ {{'non_blocking': True}}, {OWN}",
+    f"allreduce, {OWN}",
+    f"wait, {OWN}",
+    f"copy_ {{'non_blocking': True}}, {OWN}",
+    f"record on {OWN}, {OWN}",
+    f"query, {JOBS}",
+    f"query, {JOBS}",
+]
+LATE = [
+    CONNECTING[0].replace("50 s", "30 s"),
+    *CONNECTING[1:3],
+    f"abort, {OWN}",
+    "given up",
+    *CONNECTING[3:],
+    f"abort, {JOBS}",
+]
+
+
+def test_cuda_is_called_in_this_order() -> None:
+    log = log_of_one_rank(device_ops)
+    staging = log[len(CONNECTING) : -len(EXCHANGE) - 2]
+    assert log == [*CONNECTING, *staging, *EXCHANGE, f"abort, {JOBS}", "keys left: []"]
+    assert sorted(staging) == sorted([f"zeros on cuda:0, {OWN}"] * 3 + [f"zeros on cpu, pinned, {JOBS}"] * 4)
+
+
+def test_a_connection_that_is_given_up_is_ended_at_once_and_once_more_when_it_is_late() -> None:
+    assert log_of_one_rank(device_ops, late_peer=True) == [*LATE, "keys left: []"]
+
+
+def ops_without(number: int) -> tuple[ModuleType, list[str]]:
+    """Every call that CUDA or NCCL hears of, and what makes a copy asynchronous."""
+    cuda = ("CudaOps", "_NcclGroup")
+    return without(device_ops, lambda owner, name: True, number, keywords=("non_blocking", "pin_memory"), classes=cuda)
+
+
+CUDA_CALLS = ops_without(0)[1]
+
+
+@pytest.mark.parametrize("number", range(1, len(CUDA_CALLS) + 1))
+def test_without_any_one_call_the_order_is_another(number: int) -> None:
+    module, found = ops_without(number)
+    assert found == CUDA_CALLS
+    fine, late = log_of_one_rank(device_ops), log_of_one_rank(device_ops, late_peer=True)
+    try:
+        differs = log_of_one_rank(module) != fine or log_of_one_rank(module, late_peer=True) != late
+    except BaseException:
+        differs = True
+    assert differs, f"nothing notices that {found[number - 1]} is missing"
 
 
 def test_capturing_a_graph_is_refused_on_every_rank(pool: RankPool) -> None:

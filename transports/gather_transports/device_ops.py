@@ -9,10 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gather_core.background import run_bounded
+from gather_core.background import call_within, run_bounded
 from gather_core.deadline import POLL_S
 from gather_core.errors import TransportError, TransportTimeoutError
 from gather_core.transport import GroupContext
@@ -20,6 +19,11 @@ from gather_core.transport import GroupContext
 if TYPE_CHECKING:
     import torch
 
+CONNECT_GRACE_S = 30.0
+"""How much longer than ours NCCL's timeout for connecting is: where it passes, torch ends the process."""
+_GIVE_UP_WITHIN_S = 1.0
+_UNIQUE_ID_KEY = "0"
+"""Under which torch's ProcessGroupNCCL shares the id of its first communicator (`broadcastUniqueNCCLID`)."""
 _PENDING = "Operation timed out!"
 """What torch's `Work.wait` says when the time that it was given is over; a failed collective says more."""
 
@@ -144,32 +148,28 @@ class CudaOps(DeviceOps):
         self._device = torch.device("cuda", torch.cuda.current_device())
         self._stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        making = _NcclGroup(context, timeout_s, self._use_once)
         try:
-            make = partial(self._connect, context, timeout_s)
-            return run_bounded(make, timeout_s, "gather-core-nccl-connect", check_interrupt)
-        except TimeoutError as exc:
-            raise TransportTimeoutError(f"NCCL did not connect all ranks: {exc}") from exc
-        except RuntimeError as exc:
-            raise TransportError(f"NCCL could not connect: {exc}") from exc
+            return run_bounded(making.make, timeout_s, "gather-core-nccl-connect", check_interrupt)
+        except BaseException as exc:
+            making.give_up()
+            if isinstance(exc, TransportError):
+                raise
+            failure = exc.with_traceback(None)  # whose frames hold the group
+        if isinstance(failure, TimeoutError):
+            raise TransportTimeoutError(f"NCCL did not connect all ranks: {failure}") from failure
+        if isinstance(failure, RuntimeError):
+            raise TransportError(f"NCCL could not connect: {failure}") from failure
+        raise failure
 
-    def _connect(self, context: GroupContext, timeout_s: float) -> Any:
-        """Makes the communicator and uses it once, as NCCL connects on first use, and blocks until all ranks have."""
+    def _use_once(self, group: Any) -> None:
+        """(all ranks) A first collective, as NCCL connects on first use, and blocks until all ranks have."""
         import torch
-        import torch.distributed as dist
-        from torch._C._distributed_c10d import PrefixStore
 
-        job: Any = context.process_group
-        nccl: Any = dist.ProcessGroupNCCL
-        # A connection of its own, as NCCL blocks in it; torch's, as NCCL's watchdog asks it outside of Python.
-        store = PrefixStore(f"gather_core/nccl/{context.scope}", job.get_group_store().clone())
-        options = nccl.Options()
-        options._timeout = timedelta(seconds=timeout_s + 1)
         torch.cuda.set_device(self._device)
-        group = nccl(store, context.rank, context.world_size, options)
         with self.stream():
             group.allreduce([self.device_memory(8)]).wait()
         self._stream.synchronize()
-        return group
 
     def host_memory(self, nbytes: int) -> "torch.Tensor":
         import torch
@@ -209,3 +209,41 @@ class CudaOps(DeviceOps):
 
     def disconnect(self, group: Any) -> None:
         group.abort()
+
+
+class _NcclGroup:
+    """The making of a ProcessGroupNCCL, which another thread may give up."""
+
+    def __init__(self, context: GroupContext, timeout_s: float, use_once: Callable[[Any], None]) -> None:
+        self._context = context
+        self._timeout_s = timeout_s
+        self._use_once = use_once
+        self._made: list[Any] = []
+        self._given_up = False
+
+    def make(self) -> Any:
+        """(all ranks) Returns the group, connected."""
+        import torch.distributed as dist
+        from torch._C._distributed_c10d import PrefixStore
+
+        context = self._context
+        job: Any = context.process_group
+        nccl: Any = dist.ProcessGroupNCCL
+        # A connection of its own, as NCCL blocks in it; torch's, as NCCL's watchdog asks it outside of Python.
+        store = PrefixStore(f"gather_core/nccl/{context.scope}", job.get_group_store().clone())
+        options = nccl.Options()
+        options._timeout = timedelta(seconds=self._timeout_s + CONNECT_GRACE_S)
+        group = nccl(store, context.rank, context.world_size, options)
+        self._made.append(group)
+        self._use_once(group)
+        if self._given_up:
+            group.abort()
+        if context.rank == 0:
+            store.delete_key(_UNIQUE_ID_KEY)  # all have read it
+        return group
+
+    def give_up(self) -> None:
+        """Ends the group, if there is one by now or later; waits for a second at most."""
+        self._given_up = True
+        if self._made:
+            call_within(self._made.pop().abort, _GIVE_UP_WITHIN_S, "nccl-abort")

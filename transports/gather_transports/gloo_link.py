@@ -15,6 +15,7 @@ from gather_core.background import run_bounded
 from gather_core.deadline import POLL_S, Deadline
 from gather_core.errors import AbortedError, PeerLostError, TransportError, TransportTimeoutError, format_ranks
 from gather_core.transport import GroupContext
+from gather_transports.forked import never_destroy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,7 +130,7 @@ class GlooLink:
         if not group:
             return
         if self._pid != os.getpid():
-            _of_the_parent.append(group)  # its threads exist in the parent only: destroying it here would hang
+            never_destroy(group)
             return
         self._exchanges.put(None)
         sever(group[0], self._peers)
@@ -183,7 +184,6 @@ def sever(group: Any, peers: Sequence[int]) -> None:
             _log.debug("no connection to rank %d any more: %s", peer, exc)
 
 
-_of_the_parent: list[Any] = []
 _ending: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 _connecting: "weakref.WeakSet[_Connecting]" = weakref.WeakSet()
 

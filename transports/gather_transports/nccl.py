@@ -3,6 +3,7 @@
 docs/nccl.md says which parts have been run on GPUs, and which only on stand-ins.
 """
 
+import os
 from typing import Literal
 
 from gather_core.spec import format_spec
@@ -10,6 +11,8 @@ from gather_core.transport import Capabilities, GroupContext
 from gather_transports.device_ops import CudaOps
 from gather_transports.torch_collective import CHUNK_NBYTES, TorchCollectiveTransport
 
+_BLOCKING_WAIT = ("TORCH_NCCL_BLOCKING_WAIT", "NCCL_BLOCKING_WAIT")
+_YES = ("1", "y", "yes", "t", "true", "on")
 _ALL_REDUCE_FROM_HOSTS = 4
 _ALL_REDUCE_UP_TO_NBYTES = 256 << 10
 
@@ -45,6 +48,8 @@ class NcclTransport(TorchCollectiveTransport):
             return "this build of torch has no NCCL"
         if not torch.cuda.is_available():
             return "there is no CUDA device"
+        if any(os.environ.get(name, "0").lower() in _YES for name in _BLOCKING_WAIT):
+            return f"{_BLOCKING_WAIT[0]} is set, which makes waits that neither a deadline nor Ctrl-C can end"
         if context is not None and not isinstance(context.process_group, dist.ProcessGroup):
             return "it needs a group of torch.distributed, whose store it connects over"
         return None

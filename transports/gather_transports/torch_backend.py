@@ -16,11 +16,14 @@ class TorchBackend:
     Tensors are uint8, on the backend's device. Anything that the backend reports is a RuntimeError.
     """
 
-    timeout = timedelta(minutes=10)
-    """Of the collectives that are started next."""
-
     def __init__(self, group: Any) -> None:
         self._group: list[Any] = [group]
+        self._timeout = timedelta(minutes=10)
+
+    def set_timeout(self, timeout: timedelta) -> None:
+        """Sets how long the collectives that are started next may take."""
+        self._timeout = timeout
+        self._live()._set_default_timeout(timeout)  # what NCCL goes by, whatever the options of a collective say
 
     def take(self) -> Any:
         """Returns the backend for the last time, so that dropping it ends it; None where it is gone."""
@@ -63,5 +66,5 @@ class TorchBackend:
         return group[0]
 
     def _within(self, options: Any) -> Any:
-        options.timeout = self.timeout
+        options.timeout = self._timeout  # what Gloo goes by
         return options

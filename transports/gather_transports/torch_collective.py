@@ -14,13 +14,14 @@ from itertools import accumulate
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Literal
 
-from gather_core.background import Background, call_within
+from gather_core.background import Background, call_within, is_exiting
 from gather_core.chunks import copy_pieces
 from gather_core.deadline import Deadline
 from gather_core.errors import AbortedError, PeerLostError, TransportError, TransportTimeoutError, summarize
 from gather_core.memory import align
 from gather_core.transport import GroupContext, PeerState, Transport
 from gather_transports.device_ops import DeviceOps
+from gather_transports.forked import never_destroy
 from gather_transports.torch_backend import TorchBackend
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ Algorithm = Literal["all_reduce", "all_gather"]
 Collective = Callable[[TorchBackend], Any]
 """Starts one; returns its Work."""
 
-CHUNK_NBYTES = 4 << 20
-_STAGING_NBYTES = 64 << 20
-"""What the chunks of all ranks may take together, on the host and on the device each."""
+CHUNK_NBYTES = 1 << 20
+_STAGING_NBYTES = 16 << 20
+"""What the chunks of all ranks may take together: twice on the host, in pinned memory, and twice on the device."""
 _PADDING_PAYS = 1.5
 """One padded all-gather is cheaper than a broadcast per sender as long as it moves at most this much more."""
 _GRACE_S = 30.0
@@ -86,8 +87,8 @@ class TorchCollectiveTransport(Transport):
         self._rank = 0
         self._world_size = 0
         self._slot_nbytes = 0
-        self._small: _Staging | None = None
-        self._large: _Staging | None = None
+        self._stagings: tuple[_Staging, _Staging] | None = None
+        """For slots, and for the chunks of round 2."""
 
     def open(self, context: GroupContext, slot_nbytes: int, *, timeout_s: float) -> None:
         self._rank = context.rank
@@ -96,11 +97,17 @@ class TorchCollectiveTransport(Transport):
         self._pid = os.getpid()
         self._backend = TorchBackend(self._ops.connect(context, timeout_s, self.check_interrupt))
         try:
-            self._small = self._small_staging()
+            self._stagings = self._allocate()
         except Exception as exc:
             self.close()
-            nbytes = context.world_size * slot_nbytes
-            raise TransportError(f"{self.name}: no memory for {nbytes} bytes of slots: {summarize(exc)}") from exc
+            raise TransportError(f"{self.name}: no memory to exchange slots in: {summarize(exc)}") from exc
+
+    def _allocate(self) -> tuple[_Staging, _Staging]:
+        """All at once, as allocating device memory later could wait for kernels of the job that wait for peers."""
+        import torch
+
+        with torch.inference_mode(False):  # which would mark them for good, if the job is in it now
+            return self._staging_for_slots(), self._staging_for_chunks()
 
     @property
     def rank(self) -> int:
@@ -111,10 +118,10 @@ class TorchCollectiveTransport(Transport):
         return self._slot_nbytes
 
     def slot(self, nbytes: int) -> memoryview:
-        return self._slots().outgoing[:nbytes]
+        return self._staging(0).outgoing[:nbytes]
 
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
-        staging, size = self._slots(), self._slot_nbytes
+        staging, size = self._staging(0), self._slot_nbytes
         reduces = self._algorithm == "all_reduce"
         collective = self._all_reduce(staging) if reduces else self._all_gather(staging, size)
         self._exchange(staging, nbytes, len(staging.incoming), [collective], Deadline(timeout_s), clear=reduces)
@@ -134,7 +141,7 @@ class TorchCollectiveTransport(Transport):
         pads = self._world_size * longest <= _PADDING_PAYS * sum(nbytes_per_rank)
         for start, stop in self._chunks(longest):
             lengths = [_overlap(nbytes, start, stop) for nbytes in nbytes_per_rank]
-            staging, size = self._large_staging(), align(stop - start)
+            staging, size = self._staging(1), align(stop - start)
             copy_pieces(staging.outgoing, parts, start, start + lengths[self._rank])
             collectives = [self._all_gather(staging, size)] if pads else self._broadcasts(staging, lengths, size)
             self._exchange(staging, lengths[self._rank], self._world_size * size, collectives, deadline)
@@ -154,7 +161,7 @@ class TorchCollectiveTransport(Transport):
     ) -> Sequence[memoryview]:
         deadline = Deadline(timeout_s)
         for start, stop in self._chunks(max(map(max, nbytes_matrix))):
-            staging = self._large_staging()
+            staging = self._staging(1)
             sent = [_overlap(nbytes, start, stop) for nbytes in nbytes_matrix[self._rank]]
             received = [_overlap(row[self._rank], start, stop) for row in nbytes_matrix]
             for piece, parts in zip(_cut(staging.outgoing, sent), parts_per_peer, strict=True):
@@ -166,26 +173,23 @@ class TorchCollectiveTransport(Transport):
             deadline.renew()
         return into
 
-    def _slots(self) -> _Staging:
-        if self._small is None:
-            raise TransportError("the transport is not open")
-        return self._small
+    def _staging(self, which: int) -> _Staging:
+        if self._stagings is None:
+            raise self._ended()
+        return self._stagings[which]
 
-    def _small_staging(self) -> _Staging:
-        """For slots; in an all-reduce, what is sent lies within what is received."""
+    def _staging_for_slots(self) -> _Staging:
+        """In an all-reduce, what is sent lies within what is received."""
         ops, size = self._ops, self._slot_nbytes
         received = ops.device_memory(self._world_size * size)
         start = self._rank * size
         sent = received[start : start + size] if self._algorithm == "all_reduce" else ops.device_memory(size)
         return _Staging(ops.host_memory(size), sent, received, ops.host_memory(self._world_size * size))
 
-    def _large_staging(self) -> _Staging:
-        """For chunks; allocated at the first round 2 and kept."""
-        if self._large is None:
-            ops, nbytes = self._ops, self._world_size * self._largest_chunk()
-            host = ops.host_memory(nbytes), ops.host_memory(nbytes)
-            self._large = _Staging(host[0], ops.device_memory(nbytes), ops.device_memory(nbytes), host[1])
-        return self._large
+    def _staging_for_chunks(self) -> _Staging:
+        ops, nbytes = self._ops, self._world_size * self._largest_chunk()
+        sent = ops.host_memory(nbytes), ops.device_memory(nbytes)
+        return _Staging(*sent, ops.device_memory(nbytes), ops.host_memory(nbytes))
 
     def _largest_chunk(self) -> int:
         return align(max(min(self._chunk_nbytes, _STAGING_NBYTES // self._world_size), 1))
@@ -211,8 +215,8 @@ class TorchCollectiveTransport(Transport):
         if self._has_failed:
             raise TransportError(f"{self.name}: an earlier exchange failed")
         self._has_failed = True  # unless it gets to the end
-        backend.timeout = timedelta(seconds=deadline.timeout_s + _GRACE_S)
         try:
+            backend.set_timeout(timedelta(seconds=deadline.timeout_s + _GRACE_S))
             with ops.stream():
                 if clear:
                     ops.zero(staging.device_receive)
@@ -233,26 +237,33 @@ class TorchCollectiveTransport(Transport):
         while not self._ops.is_done():
             self._check(deadline)
             sleep(_PAUSE_S if monotonic() > spin_until else 0)
+        if self._aborted is not None:  # which ends what is pending, done or not
+            raise self._ended()
 
     def _check(self, deadline: Deadline) -> TorchBackend:
         """Returns the backend while there is time, and nobody has given up."""
         self.check_interrupt()
-        if self._aborted is not None:
-            raise AbortedError(self._aborted, self._rank)
-        if self._backend is None:
-            raise TransportError("the transport is not open")
+        if self._aborted is not None or self._backend is None:
+            raise self._ended()
         if deadline.passed():
             raise TransportTimeoutError(f"not all ranks came within {deadline.timeout_s:.3g} s")
         return self._backend
 
+    def _ended(self) -> TransportError:
+        if self._aborted is not None:
+            return AbortedError(self._aborted, self._rank)
+        return TransportError("the transport is not open")
+
     def _translate(self, exc: RuntimeError) -> TransportError:
         """Makes an error of ours of the backend's, which names no ranks."""
         if self._aborted is not None:
-            return AbortedError(self._aborted, self._rank)
+            return self._ended()
         text = (str(exc).splitlines() or [type(exc).__name__])[0]
         if "imed out" in text or "timeout" in text:
             return TransportTimeoutError(f"{self.name}: {text}")
-        return PeerLostError(f"{self.name} lost a connection: {text}")
+        if "onnection" in text or "remote" in text:
+            return PeerLostError(f"{self.name} lost a connection: {text}")
+        return TransportError(f"{self.name} failed: {text}")
 
     def _all_reduce(self, staging: _Staging) -> Collective:
         return lambda backend: backend.all_reduce(staging.device_receive)
@@ -285,24 +296,24 @@ class TorchCollectiveTransport(Transport):
             _log.debug("connections are left to the end of the process: %s", exc)
 
     def close(self) -> None:
-        backend, self._backend = self._backend, None
-        self._small = self._large = None
+        backend, stagings = self._backend, self._stagings
+        self._backend = self._stagings = None
+        if self._pid != os.getpid():
+            never_destroy((backend, stagings))
+            return
         group = backend.take() if backend is not None else None
         if group is None:
             return
-        if self._pid != os.getpid():
-            _of_the_parent.append(group)  # its threads exist in the parent only: destroying it here would hang
+        if is_exiting():  # there are no more threads
+            self._disconnect(group)
         elif not call_within(partial(self._disconnect, group), _END_WITHIN_S, "disconnect"):
             _log.debug("%s: the connections did not end within %g s", self.name, _END_WITHIN_S)
 
     def _disconnect(self, group: Any) -> None:
         try:
             self._ops.disconnect(group)
-        except RuntimeError as exc:
+        except Exception as exc:
             _log.debug("%s: %s", self.name, summarize(exc))
-
-
-_of_the_parent: list[Any] = []
 
 
 def _overlap(nbytes: int, start: int, stop: int) -> int:

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from gather_core.codec import Trust
-from gather_core.errors import PeerLostError, ProtocolError, TransportError, TransportTimeoutError
+from gather_core.errors import PeerLostError, ProtocolError, TransportError, TransportTimeoutError, summarize
 from gather_core.memory import align, aligned_buffer
 from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
+
+_SHARED = "this transport shares the job's group with it"
 
 
 class AllGatherObjectTransport(Transport):
@@ -76,6 +78,8 @@ class AllGatherObjectTransport(Transport):
             text = (str(exc).splitlines() or [type(exc).__name__])[0]
             late = "imed out" in text or "timeout" in text
             raise (TransportTimeoutError if late else PeerLostError)(f"all_gather_object failed: {text}") from exc
+        except Exception as exc:  # what it unpickled was not ours
+            raise ProtocolError(f"what another rank sent cannot be unpickled: {summarize(exc)}; {_SHARED}") from exc
         return _aligned(gathered)
 
     def peers(self) -> list[PeerState]:
@@ -95,8 +99,7 @@ def _aligned(gathered: Sequence[object]) -> list[memoryview]:
     for rank, filled in enumerate(gathered):
         if type(filled) is not bytes:
             raise ProtocolError(
-                f"rank {rank} was in an all_gather_object of its own, with a {type(filled).__name__}: this transport "
-                "shares the job's group with it"
+                f"rank {rank} was in an all_gather_object of its own, with a {type(filled).__name__}: {_SHARED}"
             )
         memory = aligned_buffer(align(len(filled)))
         memory[: len(filled)] = filled
