@@ -62,7 +62,7 @@ def _print_kind(console: Console, kind: str, found: Sequence[PluginInfo], column
     if not infos:
         return
     shown: list[_Column] = [(kind, lambda info: info.name), ("works", lambda info: "yes" if info.available else "no")]
-    shown += [*columns, ("options", _options), ("from", _origin)]
+    shown += [*columns, ("from", _origin)]
     table = Table(box=SIMPLE, padding=0, collapse_padding=True)
     for index, (title, _) in enumerate(shown):
         table.add_column(title, overflow="fold", no_wrap=index == 0)
@@ -78,6 +78,7 @@ def _notes(info: PluginInfo) -> list[str]:
     traits = info.traits
     is_transport = info.kind == "transport"
     said = [
+        f"options {', '.join(map(_option, info.options))}" if info.options else "",
         info.summary if is_transport and info.name == AUTO else "",
         info.reason or "",
         "has no deadline of its own" if not traits.get("deadline", True) else "",
@@ -104,10 +105,6 @@ def _slots(info: PluginInfo) -> str:
 
 def _deaths(info: PluginInfo) -> str:
     return _DEATHS.get(info.traits.get("death_detection", ""), "")
-
-
-def _options(info: PluginInfo) -> str:
-    return "\n".join(map(_option, info.options))
 
 
 def _option(option: PluginOption) -> str:

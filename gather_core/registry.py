@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint
 from typing import Any, Literal
 
 from gather_core import __version__
-from gather_core.codec import Codec
+from gather_core.codec import Codec, Trust
 from gather_core.distributions import (
     Origin,
     offers,
@@ -126,10 +126,15 @@ class _Plugins:
         if lacks := ", ".join(sorted(getattr(plugin, "__abstractmethods__", ()))):
             return f"cannot be built: {plugin.__qualname__} does not define {lacks}"
         own_name = getattr(plugin, "name", None)
+        if own_name is None:
+            return f"has no name: set {plugin.__qualname__}.name = {name!r}, as specs show it"
         if own_name != name:
             return f"is called {own_name!r} by its class: {plugin.__qualname__}.name must be {name!r}, as specs show it"
         if issubclass(plugin, Transport) and not hasattr(plugin, "capabilities"):
             return f"does not say what it can: set {plugin.__qualname__}.capabilities to a Capabilities object"
+        trust = inspect.getattr_static(plugin, "trust", Trust.DATA)  # as it is written: it may be a property
+        if not isinstance(trust, Trust | property):
+            return f"has no valid trust: {plugin.__qualname__}.trust must be Trust.DATA or Trust.CODE, not {trust!r}"
         return None
 
     def _origin(self, point: EntryPoint) -> Origin:
@@ -289,5 +294,6 @@ def _construct(plugin: type[Any], part: SpecPart, *inner: object) -> Any:
         raise SettingsError(f"{part.name!r}: {exc}; it takes: {', '.join(takes) or 'no options'}.{near}") from exc
     try:
         return plugin(*inner, **part.options)
-    except (TypeError, ValueError) as exc:
-        raise SettingsError(f"{format_spec(part.name, part.options)!r}: {exc}") from exc
+    except Exception as exc:
+        why = exc if isinstance(exc, TypeError | ValueError) else summarize(exc)
+        raise SettingsError(f"{format_spec(part.name, part.options)!r}: {why}") from exc

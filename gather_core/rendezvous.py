@@ -12,6 +12,7 @@ from gather_core.errors import (
     GatherError,
     SettingsError,
     SetupError,
+    TransportError,
     TransportTimeoutError,
     UntrustedCodecError,
     summarize,
@@ -249,7 +250,7 @@ def _make_transport(transport: str | Transport, context: GroupContext) -> Transp
     if made.taken:
         raise SettingsError("this transport belongs to another Gatherer already: give each one of its own")
     if reason := made.unavailable(context):
-        raise SetupError({context.rank: f"transport {made.name!r} is not available here: {reason}"})
+        raise TransportError(f"transport {made.name!r} is not available here: {reason}")
     return made
 
 

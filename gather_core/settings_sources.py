@@ -13,6 +13,7 @@ from gather_core.settings_tables import Layer, plain, show, source_layers
 from gather_core.spec import canonical_spec
 
 _SETTINGS = tuple(one.name for one in fields(GatherSettings))
+_SHOWN_PROBLEMS = 5
 _LIMITS = tuple(one.name for one in fields(Limits))
 
 
@@ -111,8 +112,17 @@ class _Reading:
         if not self._problems:
             return GatherSettings(**values)
         first, *others = self._problems
-        problem = SettingsError("\n".join(map(str, self._problems))) if others else first
+        problem = SettingsError(self._all_problems()) if others else first
         return FailedSettings(**values, problem=problem)
+
+    def _all_problems(self) -> str:
+        """One line for each of the first: a source with nothing but unknown keys is probably another thing."""
+        shown = [str(problem) for problem in self._problems[:_SHOWN_PROBLEMS]]
+        if len(self._problems) > _SHOWN_PROBLEMS:
+            shown.append(
+                f"and {len(self._problems) - _SHOWN_PROBLEMS} more; settings among others stand below 'gather'"
+            )
+        return "\n".join(shown)
 
 
 def _read(layer: Layer, key: str) -> Any:

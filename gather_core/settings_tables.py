@@ -2,8 +2,9 @@
 
 import os
 import tomllib
+import warnings
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,6 +14,9 @@ from gather_core.settings import GatherSettings
 
 _FILE, _PROFILE = "GATHER_SETTINGS", "GATHER_PROFILE"
 _TABLE, _PROFILES = "gather", "profiles"
+_PREFIX = "gather_"
+"""Of the arguments of a program that are settings, where it has others too."""
+_SETTINGS = frozenset({*(one.name for one in fields(GatherSettings)), _PROFILES})
 _SHOWN_NBYTES = 200
 
 
@@ -74,7 +78,7 @@ def _settings_table(source: object) -> tuple[Mapping[Any, Any], str, list[str]]:
     if source is None:
         source = os.environ.get(_FILE) or None
         if source is None:
-            return {}, "no settings source", []
+            return {}, f"the defaults ({_FILE} is not set)", []
         return _table_of_file(str(source), f"{source} (named by {_FILE})")
     if isinstance(source, str | os.PathLike):
         name = os.fsdecode(source)
@@ -87,9 +91,20 @@ def _settings_table(source: object) -> tuple[Mapping[Any, Any], str, list[str]]:
             "source must be the path of a TOML file, a mapping, an argparse Namespace, a GatherSettings or None, not "
             + show(source)
         )
-    if _TABLE not in source:
+    prefixed = {key.removeprefix(_PREFIX): key for key in source if isinstance(key, str) and key.startswith(_PREFIX)}
+    if _TABLE not in source and not prefixed:
         return source, where, []
-    return _table(source, _TABLE, where, []), where, [_TABLE]
+    _check_beside(source, where)
+    if _TABLE in source:
+        return _table(source, _TABLE, where, []), where, [_TABLE]
+    return {key: source[name] for key, name in prefixed.items()}, f"{where} (keys with {_PREFIX}*)", []
+
+
+def _check_beside(keys: Iterable[object], where: str) -> None:
+    """Refuses settings that stand beside the table that holds them: they would be ignored."""
+    misplaced = [str(key) for key in keys if key in _SETTINGS]
+    if misplaced:
+        raise SettingsError(f"{where}: {', '.join(misplaced)} must stand in [{_TABLE}], not beside it")
 
 
 def _table_of_file(name: str, where: str) -> tuple[Mapping[Any, Any], str, list[str]]:
@@ -97,12 +112,13 @@ def _table_of_file(name: str, where: str) -> tuple[Mapping[Any, Any], str, list[
     if _TABLE not in document:
         hint = did_you_mean(_TABLE, document) or f" Its top level has: {', '.join(document) or 'nothing'}"
         raise SettingsError(f"{where} has no table [{_TABLE}].{hint}")
+    _check_beside(document, where)
     return _table(document, _TABLE, where, []), where, [_TABLE]
 
 
 def _read_file(name: str, where: str) -> dict[str, Any]:
     try:
-        with open(name, "rb") as file:
+        with open(os.path.expanduser(name), "rb") as file:
             return tomllib.load(file)
     except tomllib.TOMLDecodeError as exc:
         raise SettingsError(f"{where} is not TOML: {exc}") from exc
@@ -132,6 +148,10 @@ def _profile_layer(table: Mapping[Any, Any], where: str, path: Sequence[str], pr
     if not isinstance(name, str | None):
         raise SettingsError(f"profile must be a str or None, not {show(name)}")
     if not name:
+        return
+    if named_by and not profiles:
+        text = f"{_PROFILE}={name} has no effect: there are no profiles in {where}"
+        warnings.warn(text, UserWarning, stacklevel=2)
         return
     if name not in profiles:
         known = [str(one) for one in profiles]

@@ -1,4 +1,4 @@
-"""Functions that take the place of existing ones: same names, same arguments; what is wrong on one rank is raised on all.
+"""Functions that take the place of existing ones: same names and arguments; what is wrong on one rank is raised on all.
 
 `all_gather_list` is DPR's and fairseq's, on their wire; the others are torch.distributed's, each over a Gatherer.
 """

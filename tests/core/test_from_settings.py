@@ -299,7 +299,7 @@ class BrokenTransport(ThreadsTransport):
 def test_a_plugin_whose_constructor_raises_anything_is_raised_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry._transports, "registered", {"broken_in_test": BrokenTransport})
     (text,) = texts(construct_all([{"transport": "threads"}, {"transport": "broken_in_test"}], timeout_s=5))
-    assert text.endswith("the given dict: transport = 'broken_in_test': RuntimeError: no driver")
+    assert text.endswith("the given dict: transport = 'broken_in_test': 'broken_in_test': RuntimeError: no driver")
 
 
 def test_what_is_right_in_broken_settings_still_finds_the_others() -> None:

@@ -213,7 +213,7 @@ def test_a_built_in_is_not_shadowed_silently() -> None:
 def test_a_class_of_another_name_is_not_registered_as_specs_show_its_own() -> None:
     with pytest.raises(SettingsError, match=r"codec 'mine' is called 'plain' by its class: PlainCodec.name must be 'm"):
         register_codec("mine", PlainCodec)
-    with pytest.raises(SettingsError, match=r"codec 'mine' .*FunctionCodec.name must be 'mine'"):
+    with pytest.raises(SettingsError, match=r"codec 'mine' has no name: set FunctionCodec.name"):
         register_codec("mine", FunctionCodec)
 
 
@@ -378,3 +378,12 @@ def test_naming_a_codec_imports_no_other_plugin() -> None:
         "print([m for m in ('torch', 'msgpack', 'zstandard', 'cloudpickle', 'pydantic') if m in sys.modules])"
     )
     assert run_python(script) == "[]"
+
+
+def test_a_class_whose_trust_is_none_of_the_two_is_not_registered() -> None:
+    class Wrong(PlainCodec):
+        name = "wrong"
+        trust = "data"  # type: ignore[assignment]
+
+    with pytest.raises(SettingsError, match=r"trust must be Trust\.DATA or Trust\.CODE, not 'data'"):
+        register_codec("wrong", Wrong)

@@ -1,6 +1,7 @@
 """What from_settings says of wrong settings: the place, the key, the value, and the nearest known name."""
 
 import os
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +173,42 @@ def test_an_unknown_profile_is_named_with_the_nearest_and_where_it_came_from(
     monkeypatch.setenv("GATHER_PROFILE", "bigg")
     told = f"{path} [gather.profiles]: no profile is named 'bigg' (named by GATHER_PROFILE). Did you mean 'big'?"
     assert message(path).startswith(told)
-    assert (
-        message() == "no settings source [profiles]: no profile is named 'bigg' (named by GATHER_PROFILE). Known: none"
-    )
-    assert message(GatherSettings()).startswith("the given GatherSettings [profiles]: no profile is named 'bigg'")
+    told = "the defaults (GATHER_SETTINGS is not set) [profiles]: no profile is named 'bigg'. Known: none"
+    assert message(profile="bigg") == told
     assert "[profiles.x]: unknown key slot_nbyte" in message({"profiles": {"x": {"slot_nbyte": 5}}}, profile="x")
     assert "[profiles]: x must be a table, not 5" in message({"profiles": {"x": 5}}, profile="x")
+
+
+@pytest.mark.parametrize("source", [None, GatherSettings(), {"codec": "raw"}])
+def test_a_profile_named_by_a_variable_is_a_warning_where_there_are_none(
+    monkeypatch: pytest.MonkeyPatch, source: Any
+) -> None:
+    monkeypatch.setenv("GATHER_PROFILE", "big")
+    with pytest.warns(UserWarning, match="GATHER_PROFILE=big has no effect: there are no profiles in the "):
+        load_settings(source)
+
+
+def test_settings_beside_the_table_that_holds_them_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text("codec = 'msgpack'\n[limits]\n[gather]\n[other]\n")
+    assert message(path) == f"{path}: codec, limits must stand in [gather], not beside it"
+    assert "slot_nbytes must stand in [gather]" in message({"gather": {}, "slot_nbytes": 1024, "lr": 1})
+    assert "codec must stand in [gather]" in message(Namespace(gather_slot_nbytes=2048, codec="raw"))
+
+
+def test_arguments_of_a_program_are_settings_where_their_names_say_so() -> None:
+    arguments = Namespace(lr=0.1, gather_codec="raw", gather_slot_nbytes=None, gather_limits={"num_frames": 3})
+    for source in (arguments, vars(arguments)):
+        settings = load_settings(source)
+        assert (settings.codec, settings.slot_nbytes, settings.limits.num_frames) == ("raw", 16384, 3)
+    told = "the given Namespace (keys with gather_*): unknown key slot_nbyte = 1. Did you mean 'slot_nbytes'?"
+    assert message(Namespace(gather_slot_nbyte=1)).startswith(told)
+
+
+def test_of_many_problems_the_first_are_told() -> None:
+    lines = message({f"key_{number}": number for number in range(12)}).splitlines()
+    assert len(lines) == 6
+    assert lines[-1] == "and 7 more; settings among others stand below 'gather'"
 
 
 def test_everything_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

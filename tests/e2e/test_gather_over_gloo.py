@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gather_core import Gatherer, SlotOverflowError
+from gather_core import Gatherer, SetupError, SlotOverflowError
 from rank_pool import RankPool
 
 TWO_ROUNDS = "gloo:hub_up_to_nbytes=0,all_to_all_up_to_nbytes=0,chunk_nbytes=4096"
@@ -170,3 +170,13 @@ def test_random_sizes_on_all_ranks_stay_in_order(pool: RankPool, transport: str)
         return True
 
     assert pool.values(4, body, transport) == [True] * 4
+
+
+def test_a_job_of_several_ranks_is_not_split_by_a_transport_for_one(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> str:
+        with pytest.raises(SetupError) as raised:
+            Gatherer.from_settings({"transport": "single" if rank == 1 else "auto"}, timeout_s=20)
+        return str(raised.value)
+
+    (text,) = set(pool.values(2, body))
+    assert "transport 'single' is not available here: it serves one rank, the group has 2" in text

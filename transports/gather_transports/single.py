@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from gather_core.local_store import LocalBell, LocalStore
 from gather_core.memory import aligned_buffer
+from gather_core.process_group import is_initialized
 from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
 
 
@@ -25,7 +26,7 @@ class SingleTransport(Transport):
 
     @classmethod
     def join(cls, group: object) -> GroupContext:
-        if group is None:
+        if group is None and not is_initialized():
             return GroupContext(rank=0, world_size=1, store=LocalStore(), bell=LocalBell(), ranks=(0,), name="single")
         return super().join(group)
 
