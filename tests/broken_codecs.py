@@ -1,6 +1,5 @@
 """Codecs with one fault each, for the contract to find."""
 
-import functools
 import os
 import pickle
 import struct
@@ -114,19 +113,6 @@ class EncodesEachObjectOnce(RightCodec):
         return [head, text if is_new else b""]
 
 
-@rejected_by(test_frames_need_no_earlier_calls_to_be_decoded="another instance")
-class SendsNumbersOfWhatItRemembers(RightCodec):
-    def __init__(self) -> None:
-        self._texts: list[bytes] = []
-
-    def dumps(self, obj: object) -> bytes:
-        self._texts.append(super().dumps(obj))
-        return b"%d" % (len(self._texts) - 1) + b" " * len(self._texts[-1])
-
-    def loads(self, text: bytes) -> Any:
-        return super().loads(self._texts[int(text)])
-
-
 @rejected_by(test_a_decoded_object_keeps_nothing_of_borrowed_frames=r"elements .*codec\.own")
 class AliasesBorrowedFrames(RightCodec):
     objects = (np.arange(100), np.arange(3))
@@ -149,12 +135,6 @@ class CannotReadWritableFrames(RightCodec):
         if not all(frame.readonly for frame in frames):
             raise TypeError("frames that can change")
         return super().decode(frames, options)
-
-
-@rejected_by(test_decoded_objects_are_independent_of_each_other="build a new object")
-class RemembersWhatItDecoded(RightCodec):
-    def __init__(self) -> None:
-        self.loads = functools.cache(super().loads)  # type: ignore[method-assign]
 
 
 @rejected_by(test_encode_does_not_change_the_object=r"encode changed it .*work on a copy")
@@ -238,7 +218,7 @@ class GivesUpAfterAnError(RightCodec):
             raise
 
 
-@rejected_by(test_a_damaged_head_is_an_error_or_an_object=r"allocated \d{7,8} bytes; check lengths")
+@rejected_by(test_damaged_bytes_are_an_error_or_an_object=r"allocated \d{7,8} bytes; check lengths")
 class AllocatesWhatTheHeadClaims(RightCodec):
     def encode(self, obj: object) -> Frames:
         text = self.dumps(obj)
@@ -253,7 +233,21 @@ class AllocatesWhatTheHeadClaims(RightCodec):
         return self.loads(bytes(memory))
 
 
-@rejected_by(test_a_damaged_head_is_an_error_or_an_object="raised SystemExit")
+@rejected_by(test_damaged_bytes_are_an_error_or_an_object=r"allocated \d{7,8} bytes; check lengths")
+class AllocatesWhatTheSecondFrameClaims(RightCodec):
+    def dumps(self, obj: object) -> bytes:
+        text = super().dumps(obj)
+        return len(text).to_bytes(3, "little") + text
+
+    def loads(self, text: bytes) -> Any:
+        memory = bytearray(int.from_bytes(text[:3], "little"))
+        if len(memory) != len(text) - 3:
+            raise DecodeError("wrong length")
+        memory[:] = text[3:]
+        return super().loads(bytes(memory))
+
+
+@rejected_by(test_damaged_bytes_are_an_error_or_an_object="raised SystemExit")
 class ExitsOnABadHead(RightCodec):
     def decode(self, frames: Sequence[memoryview], options: DecodeOptions = DecodeOptions()) -> Any:  # noqa: B008
         if len(frames) == 2 and len(frames[0]) == 8 and frames[0][7]:

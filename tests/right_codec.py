@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from gather_core.codec import Codec, DecodeOptions, Frames, Trust
 from gather_core.errors import DecodeError, EncodeError
-from gather_core.testing.exactness import difference
+from gather_core.exactness import difference
 
 PLAIN: tuple[object, ...] = (None, 5, -0.0, "text", b"x", [], {"b": [1, (2,)], "a": "y" * 500}, ["z", {3}], [2, 1])
 

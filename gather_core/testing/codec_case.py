@@ -12,8 +12,8 @@ import pytest
 
 from gather_core.codec import Codec, DecodeOptions
 from gather_core.errors import summarize
+from gather_core.exactness import difference
 from gather_core.testing.codec_frames import Landed, as_views
-from gather_core.testing.exactness import difference
 
 COMPRESSIBLE_NBYTES = 4_000_000
 NO_OPTIONS = DecodeOptions()

@@ -7,10 +7,10 @@ import pytest
 
 from gather_core.codec import DecodeOptions, Trust
 from gather_core.errors import UnknownPluginError, summarize
+from gather_core.exactness import is_tensor, parts
 from gather_core.registry import get_codec
 from gather_core.spec import NAME
 from gather_core.testing.codec_case import CodecCase, Sample
-from gather_core.testing.exactness import is_tensor, parts
 
 
 class DeclarationClauses(CodecCase):

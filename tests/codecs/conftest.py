@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from gather_core.codec import Codec, DecodeOptions
+from gather_core.exactness import difference
 from gather_core.testing.codec_frames import Landed, as_views
-from gather_core.testing.exactness import difference
 
 
 def _land(frames: Sequence[Any]) -> list[memoryview]:

@@ -9,6 +9,7 @@ import pickle
 import sys
 import threading
 import types
+from pathlib import Path
 from typing import Any, AnyStr, Generic, TypeVar
 
 import cloudpickle
@@ -152,9 +153,10 @@ def test_what_has_a_name_stays_itself(codec: AutoCodec, obj: object) -> None:
     assert codec.decode(frames)[0] is obj  # type: ignore[index]
 
 
-def test_the_standard_streams_have_names(codec: AutoCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
-    assert codec.decode([memoryview(frame) for frame in codec.encode(sys.stdout)]) is sys.stdout
+def test_the_standard_streams_have_names(codec: AutoCodec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "output").open("w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        assert codec.decode([memoryview(frame) for frame in codec.encode(file)]) is file
 
 
 def test_a_class_that_lost_its_name_goes_by_value(codec: AutoCodec, monkeypatch: pytest.MonkeyPatch) -> None:

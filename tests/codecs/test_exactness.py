@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fresh_python import run_python
-from gather_core.testing.exactness import difference, scramble
+from gather_core.exactness import difference, scramble
 
 
 class Point(NamedTuple):
@@ -28,6 +28,31 @@ class Record:
 
 class Slots:
     __slots__ = ("x",)
+
+    def __init__(self, x: object) -> None:
+        self.x = x
+
+
+class Opaque:
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError("cannot be copied")
+
+
+class Caching:
+    """Copies do without what it has computed."""
+
+    def __init__(self, x: object, cached: object) -> None:
+        self.x, self.cached = x, cached
+
+    def __getstate__(self) -> object:
+        return {"x": self.x}
+
+
+class TaggedList(list[object]):
+    def __init__(self, tag: object) -> None:
+        self.tag = tag
 
 
 def _cycle(last: object) -> list[object]:
@@ -52,7 +77,7 @@ TAGGED.tag = 1  # type: ignore[attr-defined]
         *(({1}, {True}, "the item 1 is missing"), ({1}, {1, 2}, "1 items became 2"), ({None}, {0}, "None is missing")),
         *((collections.OrderedDict(a=1), {"a": 1}, "became dict"), (Point(1), Point(1.0), "$[0]: int became float")),
         *((Record(1), Record(1.0), "__dict__"), (Decimal("1.50"), Decimal("1.5"), "became")),
-        *((dt.time(2, fold=1), dt.time(2), "became"), (Slots(), Slots(), "override `same`"), (len, print, "became")),
+        *((dt.time(2, fold=1), dt.time(2), "became"), (Opaque(), Opaque(), "override `same`"), (len, print, "became")),
         *((np.zeros(2), np.zeros(2, "f4"), "float32"), (np.zeros(2), np.zeros((1, 2)), "(1, 2)")),
         *((np.zeros(2), -np.zeros(2), "elements"), (np.array([1], object), np.array([1.0], object), "$[0]: int")),
         (np.arange(2, dtype=">i4"), np.arange(2, dtype="<i4"), "an array of"),
@@ -60,6 +85,10 @@ TAGGED.tag = 1  # type: ignore[attr-defined]
         *((torch.zeros(2), -torch.zeros(2), "elements"), (torch.zeros(2), torch.zeros(2).bfloat16(), "bfloat16")),
         *((torch.zeros(2, requires_grad=True), torch.zeros(2), "requires_grad"), (TAGGED, torch.zeros(2), "__dict__")),
         *((torch.zeros(2), torch.zeros(1, 2), "(1, 2)"), (torch.eye(2), torch.eye(2).to_sparse(), "sparse")),
+        *((Slots(1), Slots(True), "as pickled[2][1]"), (Caching(1, 2), Caching(3, 2), "1 became 3")),
+        (collections.defaultdict(int), collections.defaultdict(list), "$.default_factory: <class 'int'> became"),
+        (collections.deque([1], 2), collections.deque([1], 3), "as pickled[1][1]: 2 became 3"),
+        *((TaggedList(1), TaggedList(2), ".__dict__"), ({1: 2}, {True: 2}, "int became bool")),
         *((memoryview(b"x"), memoryview(bytearray(b"x")), "memoryview"), (bytearray(b"x"), bytearray(b"y"), "became")),
     ],
     ids=str,
@@ -77,12 +106,35 @@ def test_what_differs_is_found_and_named(was: object, now: object, text: str) ->
         (torch.ones(3, requires_grad=True) * 2, torch.ones(3) * 2),
         *((torch.arange(5)[::2][:1], torch.arange(1)), (torch.tensor([1j]).conj(), torch.tensor([complex(0, -1)]))),
         *((np.array(["a", None], object), np.array(["a", None], object)), (np.arange(4)[::2], np.array([0, 2]))),
+        *((Slots(math.nan), Slots(float("nan"))), (Caching(1, 2), Caching(1, 3))),
+        *((collections.deque([math.nan]), collections.deque([float("nan")])), ({(1, math.nan)}, {(1, float("nan"))})),
         *((memoryview(b"x"), memoryview(b"x")), (Record({1: [Record(math.nan)]}), Record({1: [Record(float("nan"))]}))),
     ],
     ids=str,
 )
 def test_what_is_the_same_is_the_same(a: object, b: object) -> None:
     assert difference(a, b) is None
+
+
+def _shared(last: object, wrap: Any) -> object:
+    """40 levels, and a trillion paths through them."""
+    shared = last
+    for _ in range(40):
+        shared = wrap([shared, (shared,)])
+    return shared
+
+
+@pytest.mark.parametrize("wrap", [list, tuple, frozenset])
+def test_what_is_shared_is_compared_once(wrap: Any) -> None:
+    assert difference(_shared(1, wrap), _shared(1, wrap)) is None
+    if wrap is not frozenset:
+        assert difference(_shared(1, wrap), _shared(2, wrap))
+
+
+def test_an_object_that_is_made_only_to_be_compared_is_not_mistaken_for_a_later_one() -> None:
+    many = [collections.deque([number]) for number in range(1000)]
+    others = [collections.deque([number]) for number in (*range(999), 0)]
+    assert difference(many, others) == "$[999] as pickled[3][0]: 0 became 999"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +153,7 @@ def test_whatever_can_be_changed_is_changed_by_scrambling(make: Any) -> None:
 
 def test_comparing_plain_data_imports_neither_numpy_nor_torch() -> None:
     script = (
-        "import sys; from gather_core.testing.exactness import difference\n"
+        "import sys; from gather_core.exactness import difference\n"
         "assert difference([1, {2.5}], [1, {2.5}]) is None\nprint(*{'numpy', 'torch'} & set(sys.modules))"
     )
     assert run_python(script) == ""

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from gather_core import DecodeError, EncodeError, LimitError, Trust
 from gather_core.codec import Codec, DecodeOptions, Limits
+from gather_core.exactness import difference
 from gather_core.registry import get_codec
 from gather_core.testing.codec_frames import Landed, as_views
-from gather_core.testing.exactness import difference
 
 CODECS = ["pickle", "cloudpickle", "msgpack", "pickle+zstd", "msgpack+zstd:level=3"]
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from gather_core.local_store import LocalBell, LocalStore
-from gather_core.memory import aligned_buffer
 from gather_core.process_group import is_initialized
 from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
+from gather_transports.elastic_slot import ElasticSlot
 
 
 class SingleTransport(Transport):
@@ -15,7 +15,7 @@ class SingleTransport(Transport):
     capabilities = Capabilities(locality="process", elastic_slots=True, death_detection="fast", crosses_wire=False)
 
     def __init__(self) -> None:
-        self._slot = memoryview(b"")
+        self._slot = ElasticSlot()
         self._slot_nbytes = 0
 
     @classmethod
@@ -32,7 +32,7 @@ class SingleTransport(Transport):
 
     def open(self, context: GroupContext, slot_nbytes: int, *, timeout_s: float) -> None:
         self._slot_nbytes = slot_nbytes
-        self._slot = aligned_buffer(slot_nbytes)
+        self._slot = ElasticSlot(slot_nbytes)
 
     @property
     def rank(self) -> int:
@@ -43,15 +43,10 @@ class SingleTransport(Transport):
         return self._slot_nbytes
 
     def slot(self, nbytes: int) -> memoryview:
-        if nbytes > len(self._slot):
-            self._slot = aligned_buffer(nbytes)
-        return self._slot[:nbytes]
+        return self._slot.view(nbytes)
 
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
-        filled = self._slot[:nbytes].toreadonly()
-        if len(self._slot) > self._slot_nbytes:
-            self._slot = aligned_buffer(self._slot_nbytes)
-        return [filled]
+        return [self._slot.take(nbytes)]
 
     def peers(self) -> list[PeerState]:
         return [PeerState.ALIVE]
@@ -60,4 +55,4 @@ class SingleTransport(Transport):
         """Nobody to tell."""
 
     def close(self) -> None:
-        self._slot = memoryview(b"")
+        self._slot = ElasticSlot()

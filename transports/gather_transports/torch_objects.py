@@ -7,6 +7,7 @@ from gather_core.codec import Trust
 from gather_core.errors import PeerLostError, ProtocolError, TransportError, TransportTimeoutError, summarize
 from gather_core.memory import align, aligned_buffer
 from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
+from gather_transports.elastic_slot import ElasticSlot
 
 _SHARED = "this transport shares the job's group with it"
 
@@ -29,7 +30,7 @@ class AllGatherObjectTransport(Transport):
     )
 
     def __init__(self) -> None:
-        self._slot = memoryview(b"")
+        self._slot = ElasticSlot()
         self._group: Any = None
 
     @classmethod
@@ -46,7 +47,7 @@ class AllGatherObjectTransport(Transport):
         self._rank = context.rank
         self._world_size = context.world_size
         self._slot_nbytes = slot_nbytes
-        self._slot = aligned_buffer(slot_nbytes)
+        self._slot = ElasticSlot(slot_nbytes)
         self._group = context.process_group
 
     @property
@@ -58,9 +59,7 @@ class AllGatherObjectTransport(Transport):
         return self._slot_nbytes
 
     def slot(self, nbytes: int) -> memoryview:
-        if nbytes > len(self._slot):
-            self._slot = aligned_buffer(nbytes)
-        return self._slot[:nbytes]
+        return self._slot.view(nbytes)
 
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
         from torch.distributed.distributed_c10d import all_gather_object  # its own, whatever a job has put in its place
@@ -68,9 +67,7 @@ class AllGatherObjectTransport(Transport):
         if self._group is None:
             raise TransportError("the transport is not open")
         self.check_interrupt()
-        filled = bytes(self._slot[:nbytes])
-        if len(self._slot) > self._slot_nbytes:
-            self._slot = aligned_buffer(self._slot_nbytes)
+        filled = bytes(self._slot.take(nbytes))
         gathered: list[Any] = [None] * self._world_size
         try:
             all_gather_object(gathered, filled, self._group)
@@ -90,7 +87,7 @@ class AllGatherObjectTransport(Transport):
 
     def close(self) -> None:
         self._group = None
-        self._slot = memoryview(b"")
+        self._slot = ElasticSlot()
 
 
 def _aligned(gathered: Sequence[object]) -> list[memoryview]:

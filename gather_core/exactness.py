@@ -3,24 +3,30 @@
 import reprlib
 import struct
 import sys
+from collections import ChainMap
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
 _NO_PARTS = (type(None), bool, int, str, bytes, float, complex)
+_PICKLE_PROTOCOL = 4
+
+_Seen = ChainMap[tuple[int, int], tuple[object, object]]
+"""Pairs that are the same, or are being compared further up, by id; holding them keeps their ids from others."""
 
 
 def difference(actual: object, expected: object) -> str | None:
     """Where and how the objects differ, such as "$.a[1]: tuple became list"; None if they are the same.
 
     Same types all the way down; floats, arrays and tensors bit for bit; the order of dicts. Of tensors,
-    `requires_grad` counts on leaves only, as others arrive detached. What is neither a container nor has attributes is
-    compared by `==` and by its repr.
+    `requires_grad` counts on leaves only, as others arrive detached. Sets are compared item by item, whatever their
+    order. An object that says itself what a copy of it needs (`__reduce__`, `__getstate__`), or has slots, is compared
+    by that, and one with neither that nor attributes by `==` and by its repr.
     """
-    return _difference(actual, expected, "$", set())
+    return _difference(actual, expected, "$", ChainMap())
 
 
-def parts(obj: object) -> Iterator[object]:
+def parts(obj: object) -> Iterator[Any]:
     """The object and everything inside it, each once: items, keys, attributes."""
     seen: dict[int, object] = {}
     stack = [obj]
@@ -83,22 +89,20 @@ def _children(part: object) -> list[object]:
     return children
 
 
-def _difference(a: Any, b: Any, path: str, seen: set[tuple[int, int]]) -> str | None:
+def _difference(a: Any, b: Any, path: str, seen: _Seen) -> str | None:
     if type(a) is not type(b):
         return f"{path}: {type(b).__name__} became {type(a).__name__}"
     if a is b or (id(a), id(b)) in seen:
         return None
     if isinstance(a, _NO_PARTS) and type(a) in _NO_PARTS:
         return None if _bits(a) == _bits(b) else _became(a, b, path)
-    seen.add((id(a), id(b)))
+    seen[id(a), id(b)] = a, b
     if is_tensor(a):
         return _tensor_difference(a, b, path) or _attributes(a, b, path, seen)
     if is_array(a):
         return _array_difference(a, b, path, seen) or _attributes(a, b, path, seen)
     if isinstance(a, dict):
-        return _items(list(a.items()), list(b.items()), path, seen, " (items in order)") or _attributes(
-            a, b, path, seen
-        )
+        return _dict_difference(a, b, path, seen) or _attributes(a, b, path, seen)
     if isinstance(a, list | tuple):
         return _items(a, b, path, seen) or _attributes(a, b, path, seen)
     if isinstance(a, set | frozenset):
@@ -116,39 +120,61 @@ def _bits(value: Any) -> object:
     return struct.pack("<dd", value.real, value.imag) if isinstance(value, complex) else value
 
 
-def _items(a: Any, b: Any, path: str, seen: set[tuple[int, int]], what: str = "") -> str | None:
+def _items(a: Any, b: Any, path: str, seen: _Seen, what: str = "") -> str | None:
     if len(a) != len(b):
         return f"{path}: {len(b)} items became {len(a)}"
     found = (_difference(x, y, f"{path}{what}[{index}]", seen) for index, (x, y) in enumerate(zip(a, b, strict=True)))
     return next(filter(None, found), None)
 
 
-def _set_difference(a: Any, b: Any, path: str, seen: set[tuple[int, int]]) -> str | None:
+def _dict_difference(a: Any, b: Any, path: str, seen: _Seen) -> str | None:
+    where = f"{path}.default_factory"  # of a defaultdict
+    return _difference(getattr(a, "default_factory", None), getattr(b, "default_factory", None), where, seen) or _items(
+        list(a.items()), list(b.items()), path, seen, " (items in order)"
+    )
+
+
+def _set_difference(a: Any, b: Any, path: str, seen: _Seen) -> str | None:
+    """Not by `==`: 1 equals True, and nan nothing. Equal hashes come first, as all pairs of a large set are many."""
     if len(a) != len(b):
         return f"{path}: {len(b)} items became {len(a)}"
-    left = list(a)
-    for item in b:
-        # Not by `==` alone: 1 equals True, and nan nothing.
-        matches = [index for index, x in enumerate(left) if _difference(x, item, path, set(seen)) is None]
-        if not matches:
-            return f"{path}: the item {reprlib.repr(item)} is missing"
-        del left[matches[0]]
-    return None
+    by_hash: dict[int, list[object]] = {}
+    for x in a:
+        by_hash.setdefault(hash(x), []).append(x)
+    unmatched = [item for item in b if not _take_same(by_hash.get(hash(item), []), item, path, seen)]
+    left = [x for candidates in by_hash.values() for x in candidates]
+    missing = (item for item in unmatched if not _take_same(left, item, path, seen))
+    return next((f"{path}: the item {reprlib.repr(item)} is missing" for item in missing), None)
 
 
-def _attributes(a: Any, b: Any, path: str, seen: set[tuple[int, int]]) -> str | None:
+def _take_same(candidates: list[object], item: object, path: str, seen: _Seen) -> bool:
+    """Removes the first candidate that is the same as the item; tells whether there was one."""
+    for index, candidate in enumerate(candidates):
+        trial = seen.new_child()
+        if _difference(candidate, item, path, trial) is None:
+            seen.update(trial.maps[0])
+            del candidates[index]
+            return True
+    return False
+
+
+def _attributes(a: Any, b: Any, path: str, seen: _Seen) -> str | None:
     if not hasattr(a, "__dict__"):
         return None
     return _difference(vars(a), vars(b), f"{path}.__dict__", seen)
 
 
-def _value_difference(a: Any, b: Any, path: str, seen: set[tuple[int, int]]) -> str | None:
+def _value_difference(a: Any, b: Any, path: str, seen: _Seen) -> str | None:
     if isinstance(a, memoryview):
         was, now = ((view.format, view.shape, view.readonly, view.tobytes()) for view in (b, a))
         return None if was == now else f"{path}: a memoryview {was!r:.60} became {now!r:.60}"
+    if isinstance(a, type):
+        return _became(a, b, path)
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and isinstance(a, numpy.generic):
         return None if (a.dtype, a.tobytes()) == (b.dtype, b.tobytes()) else _became(a, b, path)
+    if _says_itself(a) and (state := _state(a)) is not None:
+        return _difference(state, _state(b), f"{path} as pickled", seen)
     if hasattr(a, "__dict__") and (vars(a) or vars(b)):
         return _attributes(a, b, path, seen)
     kind: Any = type(a)
@@ -159,7 +185,32 @@ def _value_difference(a: Any, b: Any, path: str, seen: set[tuple[int, int]]) -> 
     return None if is_equal and (not has_repr or repr(a) == repr(b)) else _became(a, b, path)
 
 
-def _array_difference(a: Any, b: Any, path: str, seen: set[tuple[int, int]]) -> str | None:
+def _says_itself(obj: object) -> bool:
+    """Whether attributes may not be what a copy is made of."""
+    kind: Any = type(obj)
+    verbs = ("__reduce_ex__", "__reduce__", "__getstate__")
+    return not hasattr(obj, "__dict__") or any(getattr(kind, verb) is not getattr(object, verb) for verb in verbs)
+
+
+def _state(obj: object) -> list[object] | None:
+    """What a copy of the object is made of; None where it cannot be copied, or is known by its name."""
+    try:
+        reduced: Any = obj.__reduce_ex__(_PICKLE_PROTOCOL)
+    except Exception:
+        return None
+    if isinstance(reduced, str):
+        return None
+    make, arguments, state, items, pairs = (list(reduced) + [None] * 3)[:5]
+    return [
+        make,
+        arguments,
+        None if isinstance(state, dict) and not state else state,
+        list(items or ()),
+        list(pairs or ()),
+    ]
+
+
+def _array_difference(a: Any, b: Any, path: str, seen: _Seen) -> str | None:
     was, now = ((array.dtype, array.shape) for array in (b, a))
     if was != now:
         return f"{path}: an array of {was} became {now}"
