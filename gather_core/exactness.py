@@ -26,7 +26,7 @@ def difference(actual: object, expected: object) -> str | None:
     return _difference(actual, expected, "$", ChainMap())
 
 
-def parts(obj: object) -> Iterator[Any]:
+def parts(obj: object) -> Iterator[object]:
     """The object and everything inside it, each once: items, keys, attributes."""
     seen: dict[int, object] = {}
     stack = [obj]
@@ -123,8 +123,10 @@ def _bits(value: Any) -> object:
 def _items(a: Any, b: Any, path: str, seen: _Seen, what: str = "") -> str | None:
     if len(a) != len(b):
         return f"{path}: {len(b)} items became {len(a)}"
-    found = (_difference(x, y, f"{path}{what}[{index}]", seen) for index, (x, y) in enumerate(zip(a, b, strict=True)))
-    return next(filter(None, found), None)
+    for index, (x, y) in enumerate(zip(a, b, strict=True)):
+        if text := _difference(x, y, f"{path}{what}[{index}]", seen):
+            return text
+    return None
 
 
 def _dict_difference(a: Any, b: Any, path: str, seen: _Seen) -> str | None:

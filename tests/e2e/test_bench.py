@@ -1,17 +1,22 @@
-"""`gather bench`, as a user runs it, and the arithmetic and checks behind its table."""
+"""`gather bench`, as a user runs it, and how its ranks measure, fail and end."""
 
 import io
 import json
-import math
 import os
 import platform
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
+from gather_bench.bench import measure
+from gather_bench.bench.options import Options
 from rank_pool import RankPool
 
 _WITHIN_S = 60.0
@@ -21,18 +26,24 @@ _BENCH = ["-m", "gather_core", "bench"]
 _QUICK = ["--rounds", "2", "--calls", "2"]
 
 
-def _run(arguments: list[str], cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def _run(
+    arguments: list[str],
+    cwd: Path,
+    *,
+    stdout: int | IO[str] = subprocess.PIPE,
+    environment: dict[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
     """A child that imports what this process imports."""
     roots = os.pathsep.join(path for path in sys.path if path)
-    environment = os.environ | {"PYTHONPATH": roots, "COLUMNS": "80", "OMP_NUM_THREADS": "1"} | variables
+    merged = os.environ | {"PYTHONPATH": roots, "COLUMNS": "80", "OMP_NUM_THREADS": "1"} | (environment or {})
     command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=_WITHIN_S)
+    return subprocess.run(command, env=merged, cwd=cwd, capture_output=True, text=True, timeout=_WITHIN_S)
 
 
 def _as_job_of_one(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     """As a launcher would start the only rank of a job."""
     variables = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    return _run([*_BENCH, *arguments], cwd, **variables)
+    return _run([*_BENCH, *arguments], cwd, environment=variables)
 
 
 def _check_measured(row: dict[str, Any], baseline: dict[str, Any]) -> None:
@@ -108,52 +119,8 @@ def test_a_payload_of_the_user_that_comes_out_different_is_told_by_table_and_exi
     done = _as_job_of_one(["--payload", "mine:make", "--codec", "pickle", *_QUICK], tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "WRONG pickle, auto" in done.stdout
-    assert "$['inside']" in done.stdout
+    assert "1 became 2" in done.stdout
     assert "median" not in done.stdout, "a wrong result was timed"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["--codec", "msgpakc"], "Did you mean 'msgpack'?"),
-        (["--transport", "gloo", "--transport", "glooo"], "Did you mean 'gloo'?"),
-        (["--payload", "metrisc"], "Did you mean 'metrics'?"),
-        (["--payload", "bytes:many"], "'many' is not a size"),
-        (["--payload", "math:no_such"], "cannot be imported"),
-        (["--payload", "math:pi"], "no function of the rank"),
-        (["--json", "no_such_folder/out.json"], "its folder does not exist"),
-    ],
-)
-def test_a_wrong_option_is_named_before_any_worker_starts(
-    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import typer
-    from typer.testing import CliRunner
-
-    from gather_bench import local_ranks
-    from gather_bench.bench.command import bench
-
-    monkeypatch.setattr(local_ranks, "run_local_ranks", lambda *_: pytest.fail("workers were started"))
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("RANK", raising=False)
-    app = typer.Typer()
-    app.command()(bench)
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 2
-    assert arguments[0] in done.output
-    assert told in done.output
-
-
-@pytest.mark.parametrize("arguments", [["--ranks", "0"], ["--ranks", "100000"], ["--rounds", "0"], ["--calls", "0"]])
-def test_a_number_out_of_range_is_refused(arguments: list[str]) -> None:
-    import typer
-    from typer.testing import CliRunner
-
-    from gather_bench.bench.command import bench
-
-    app = typer.Typer()
-    app.command()(bench)
-    assert CliRunner().invoke(app, arguments).exit_code == 2
 
 
 def test_a_round_takes_as_long_as_on_the_slowest_rank_and_the_first_does_not_count(pool: RankPool) -> None:
@@ -183,13 +150,6 @@ def test_a_round_takes_as_long_as_on_the_slowest_rank_and_the_first_does_not_cou
 
     expected = {"ours": [8, 3, 5], "theirs": [8, 3, 0.5]}
     assert pool.values(2, body) == [(expected, ["ours", "ours", "theirs", "theirs"] * 4)] * 2
-
-
-def test_the_spread_is_that_of_the_rounds() -> None:
-    from gather_bench.bench.results import Timing
-
-    assert Timing.of([5.0, 1.0, 2.0, 4.0, 3.0]) == Timing(3.0, 2.0, 4.0, (5.0, 1.0, 2.0, 4.0, 3.0))
-    assert Timing.of([7.0]) == Timing(7.0, 7.0, 7.0, (7.0,))
 
 
 def test_planted_faults_of_one_rank_are_reported_by_all_and_the_other_ways_are_measured(pool: RankPool) -> None:
@@ -229,11 +189,11 @@ def test_planted_faults_of_one_rank_are_reported_by_all_and_the_other_ways_are_m
 
     expected = [
         ("right", "measured", None, True),
-        ("swapped", "wrong", "rank 1: the object of rank 0 came out different: $ has another value", False),
+        ("swapped", "wrong", "rank 1: the object of rank 0 came out different: $: 0 became 1", False),
         (
             "of another type",
             "wrong",
-            "rank 1: the object of rank 0 came out different: $ is of type float instead of int",
+            "rank 1: the object of rank 0 came out different: $: int became float",
             False,
         ),
         ("too few", "wrong", "rank 1: 1 objects came of 2 ranks", False),
@@ -278,81 +238,120 @@ def test_a_gatherer_that_opens_on_some_ranks_only_is_unavailable_on_all(pool: Ra
     assert msgpack == ("msgpack", "measured", None)
 
 
-def _nested(value: float) -> Any:
-    import numpy as np
-    import torch
+def test_a_payload_that_cannot_be_made_or_sent_has_failed_for_every_way(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> Any:
+        import sys
 
-    return {"a": [(1, value), torch.tensor([value])], "b": {"array": np.array([value]), "text": "x"}}
+        import torch
+
+        from gather_bench.bench.cases import Case
+        from gather_bench.bench.measure import run_cases
+
+        def no_bytes(rank: int) -> Any:
+            return (each for each in [rank])
+
+        payloads = {
+            "raises": lambda rank: 1 // rank,
+            "exits": lambda rank: sys.exit(0),
+            "has no bytes": no_bytes,
+            "has a graph": lambda rank: [torch.ones(1, requires_grad=True) * 2],
+        }
+        rows = run_cases([Case("any", lambda obj: pytest.fail("not made"))], payloads, rounds=1)
+        return [(row.status, row.reason) for row in rows]
+
+    first, second = pool.values(2, body)
+    assert first == second
+    assert [status for status, _ in first] == ["failed"] * 4
+    assert [reason.removeprefix("the payload cannot be made: ")[:28] for _, reason in first] == [
+        "rank 0: ZeroDivisionError: i",
+        "SystemExit: 0",
+        "TypeError: cannot pickle 'ge",
+        "ValueError: it holds a tenso",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("sent", "got", "where"),
+    ("probes", "calls"),
     [
-        (_nested(math.nan), _nested(math.nan), None),
-        (_nested(1.5), _nested(2.5), "$['a'][0][1] has another value"),
-        ([1, 2], (1, 2), "$ is of type tuple instead of list"),
-        ([True], [1], "$[0] is of type int instead of bool"),
-        ({"a": 1}, {"b": 1}, "$ has other keys"),
-        ([1], [1, 1], "$ has 2 items instead of 1"),
-        (b"ab", b"ac", "$ has another value"),
+        *(([0.001, 0.030, 0.001], 30), ([1e-6] * 3, 50), ([0.1] * 3, 2), ([9.0], 2), ([0.01, 0.001, 0.002], 15)),
+        ([0.25, 0.003, 0.003], 10),  # the first call after something else may be slow
     ],
 )
-def test_a_difference_is_found_all_the_way_down(sent: object, got: object, where: str | None) -> None:
-    from gather_bench.bench.difference import difference
-
-    assert difference(sent, got) == where
-
-
-@pytest.mark.parametrize("change", ["dtype", "shape", "value"])
-@pytest.mark.parametrize("kind", ["numpy", "torch"])
-def test_arrays_and_tensors_are_compared_by_dtype_shape_and_value(kind: str, change: str) -> None:
-    import numpy as np
-    import torch
-
-    from gather_bench.bench.difference import difference
-
-    array = np.zeros((2, 3), np.float32)
-    other = {"dtype": np.zeros((2, 3), np.float64), "shape": np.zeros((3, 2), np.float32), "value": array + 1}[change]
-    wrap = torch.from_numpy if kind == "torch" else np.asarray
-    assert difference(wrap(array), wrap(array.copy())) is None
-    assert difference(wrap(array), wrap(other)) == "$ has another value"
+def test_a_way_is_called_as_often_as_its_middle_probe_says_and_at_least_twice(
+    probes: list[float], calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = list(probes)
+    monkeypatch.setattr(measure, "slowest_rank_s", lambda way, calls: left.pop(0))
+    assert measure.fitting_calls(lambda: None) == calls
+    assert not left
 
 
-def test_objects_that_hold_themselves_and_objects_without_equality_are_compared() -> None:
-    from gather_bench.bench.difference import difference
-
-    one: list[Any] = [1]
-    other: list[Any] = [1]
-    for each in (one, other):
-        each.append(each)
-    assert difference(one, other) is None
-    with_attributes = [_Holder(1), _Holder(1), _Holder(2)]
-    assert difference(*with_attributes[:2]) is None
-    assert difference(*with_attributes[1:]) == "$ as a dict['value'] has another value"
-
-
-class _Holder:
-    def __init__(self, value: int) -> None:
-        self.value = value
-
-
-@pytest.mark.parametrize("width", [40, 60, 80, 200])
-def test_nothing_is_cut_off_at_any_width(width: int) -> None:
-    from rich.console import Console
-
-    from gather_bench.bench.options import Options
-    from gather_bench.bench.results import Environment, Report, Row, Timing
-    from gather_bench.bench.table import print_report
-
-    timing = Timing.of([0.00123, 0.00123, 0.00123])
-    rows = (
-        Row("payload", 10, "gatherer", "pickle", "auto", "gloo", "measured", None, 123_456, 2, 3, timing, 1.25),
-        Row("payload", 10, "gatherer", "raw", "auto", "gloo", "refused", "it is a dict"),
+def test_ranks_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "waiting.py").write_text(
+        "import os, signal, threading\nfrom pathlib import Path\nimport torch.distributed as dist\n"
+        "from gather_bench.local_ranks import run_local_ranks\n"
+        "def wait():\n"
+        "    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which torch has the system send\n"
+        "    Path(f'pid{dist.get_rank()}.tmp').write_text(str(os.getpid()))\n"
+        "    os.rename(f'pid{dist.get_rank()}.tmp', f'pid{dist.get_rank()}')\n"
+        "    threading.Event().wait()\n"
+        "if __name__ == '__main__':\n"
+        "    run_local_ranks(2, wait)\n"
     )
-    where = Environment("0", "2.8", "3.11", "Linux", 2, 4, 1, "gloo")
-    console = Console(file=io.StringIO(), width=width)
-    print_report(console, Report(where, Options(), rows))
-    printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert max(map(len, printed.splitlines())) <= width
-    for part in ("pickle, auto (gloo)", "123,456", "1.23", "1.23 - 1.23", "1.25", "REFUSED raw, auto (gloo)"):
-        assert part in printed, part
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    files = [tmp_path / f"pid{rank}" for rank in range(2)]
+    with subprocess.Popen([sys.executable, "waiting.py"], cwd=tmp_path, env=environment) as parent:
+        try:
+            _wait_until(lambda: all(file.exists() for file in files))
+        finally:
+            parent.kill()
+    try:
+        _wait_until(lambda: not any(Path("/proc", file.read_text()).exists() for file in files))
+    finally:
+        for file in files:
+            with suppress(ProcessLookupError):
+                os.kill(int(file.read_text()), signal.SIGKILL)
+
+
+def _wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _WITHIN_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_hanging_up_ends_the_workers_as_being_terminated_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gather_bench.bench import command
+
+    handlers: dict[int, Any] = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
+    command.end_workers_on_signals()
+    with pytest.raises(SystemExit) as exited:
+        handlers[signal.SIGHUP](signal.SIGHUP, None)
+    assert (exited.value.code, set(handlers)) == (129, {signal.SIGHUP, signal.SIGTERM})
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
+    handlers.clear()
+    command.end_workers_on_signals()
+    assert not handlers, "nohup is undone"
+
+
+def test_a_failure_while_the_clock_runs_is_one_line_of_each_rank(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> Any:
+        from contextlib import redirect_stderr
+        from unittest import mock
+
+        from gather_bench.bench import job
+
+        failures: list[BaseException] = [RuntimeError("lost\nand more"), KeyboardInterrupt()]
+        told = io.StringIO()
+        with mock.patch.object(job, "run_job", side_effect=failures[rank]), redirect_stderr(told):
+            try:
+                job.run_or_exit(Options())
+            except SystemExit as exc:
+                return exc.code, told.getvalue()
+
+    assert pool.values(2, body) == [
+        (1, "Error: rank 0: RuntimeError: lost\n"),
+        (130, "Error: rank 1 was interrupted\n"),
+    ]

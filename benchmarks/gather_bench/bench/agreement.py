@@ -23,13 +23,13 @@ class Attempt(Generic[T]):
 
 
 def attempt(step: Callable[[], T]) -> Attempt[T]:
-    """(all ranks) Tries the step everywhere, then tells every rank where it failed; never raises an Exception."""
+    """(all ranks) Tries the step everywhere, then tells every rank where it failed; neither raises nor exits."""
     value: T | None = None
     problem: str | None = None
     try:
         value = step()
-    except Exception as exc:
-        problem = _in_one_line(exc)
+    except (Exception, SystemExit) as exc:
+        problem = in_one_line(exc)
     return Attempt(value, agree(problem))
 
 
@@ -47,7 +47,7 @@ def agree(problem: str | None) -> str | None:
     return "; ".join(f"{format_ranks(ranks)}: {text}" for text, ranks in (first, *others))
 
 
-def _in_one_line(exc: Exception) -> str:
+def in_one_line(exc: BaseException) -> str:
     """Without the traceback of another rank, which would name paths of its machine."""
     return summarize(exc).partition("\n")[0]
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from gather_bench.bench.agreement import agree
 from gather_bench.bench.options import Options
-from gather_bench.bench.peer_ways import PEERS
+from gather_bench.bench.peer_ways import PEERS, WITHOUT_COLLECTIVE
 from gather_bench.bench.ways import GathererWay, ReadyWay
 from gather_bench.bench.wording import count
 from gather_core import Gatherer, GatherError, SetupError
@@ -41,7 +41,7 @@ def opened_cases(options: Options) -> Iterator[list[Case]]:
         pairs = product(options.codecs, options.transports)
         cases = [_open(codec, transport, options.slot_nbytes, stack) for codec, transport in pairs]
         if options.peers:
-            cases += [Case(name, make_ready) for name, make_ready in PEERS.items()]
+            cases += peer_cases()
         yield cases
 
 
@@ -55,6 +55,17 @@ def _open(codec: str, transport: str, slot_nbytes: int, stack: ExitStack) -> Cas
     if problem := agree(_not_the_job(gatherer)):
         return unavailable(unavailable=problem)
     return Case(GATHERER, partial(GathererWay, gatherer), codec, transport, gatherer.transport.spec)
+
+
+def peer_cases() -> list[Case]:
+    """(all ranks) What the Gatherers are compared with."""
+    return [Case(name, make_ready, transport_used=_backend_of(name)) for name, make_ready in PEERS.items()]
+
+
+def _backend_of(peer: str) -> str | None:
+    """What carries a peer, whose objects are in CPU memory; None where the job has but one backend anyway."""
+    backends = dict(part.split(":") for part in dist.get_backend_config().split(","))
+    return backends["cpu"] if len(set(backends.values())) > 1 and peer not in WITHOUT_COLLECTIVE else None
 
 
 def _own_failure(exc: Exception) -> str | None:

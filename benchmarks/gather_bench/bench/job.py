@@ -3,10 +3,12 @@
 import os
 import platform
 import sys
+from contextlib import suppress
 
 import torch
 import torch.distributed as dist
 
+from gather_bench.bench.agreement import in_one_line
 from gather_bench.bench.cases import opened_cases, titles
 from gather_bench.bench.measure import run_cases
 from gather_bench.bench.options import Options
@@ -15,6 +17,10 @@ from gather_bench.bench.results import Environment, Report
 from gather_bench.bench.wording import count
 from gather_bench.peers import torch_all_gather_object
 from gather_core import __version__
+
+_FAILED = 1
+_INTERRUPTED = 130
+"""As shells have it for a process that SIGINT has ended."""
 
 
 def run_job(options: Options) -> Report:
@@ -27,9 +33,32 @@ def run_job(options: Options) -> Report:
     return Report(_environment(), options, tuple(rows))
 
 
+def run_or_exit(options: Options) -> Report:
+    """(all ranks) `run_job` for a process that is there for nothing else: it ends with a line on standard error.
+
+    Raises:
+        SystemExit: A way failed while the clock ran, having worked before, or this process was interrupted.
+    """
+    rank = dist.get_rank()
+    try:
+        return run_job(options)
+    except KeyboardInterrupt:
+        _say(f"Error: rank {rank} was interrupted")
+        sys.exit(_INTERRUPTED)
+    except Exception as exc:
+        _say(f"Error: rank {rank}: {in_one_line(exc)}")
+        sys.exit(_FAILED)
+
+
 def _tell(text: str) -> None:
-    """Rank 0 says on standard error how far it is: a run takes a while."""
+    """Rank 0 says how far it is: a run takes a while."""
     if dist.get_rank() == 0:
+        _say(text)
+
+
+def _say(text: str) -> None:
+    """On standard error; that nobody reads it is no reason to end a run."""
+    with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 

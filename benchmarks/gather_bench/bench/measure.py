@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import cloudpickle
@@ -10,15 +11,19 @@ import torch.distributed as dist
 
 from gather_bench.bench.agreement import agree, attempt, largest
 from gather_bench.bench.cases import Case
-from gather_bench.bench.difference import difference
 from gather_bench.bench.payloads import Payload
 from gather_bench.bench.results import BASELINE, Row, Status, Timing
 from gather_bench.bench.ways import ReadyWay
-from gather_bench.interleaved import slowest_rank_rounds, slowest_rank_s
+from gather_bench.interleaved import Way, slowest_rank_rounds, slowest_rank_s
 from gather_bench.peers import torch_all_gather_object
+from gather_core.exactness import difference, is_tensor, parts
 
 _ROUND_S = 0.03
+_MIN_CALLS = 2
 _MAX_CALLS = 50
+_PROBES = 3
+_LONG_PROBE_S = 10 * _ROUND_S
+"""A call that takes this long needs no second look: two of them are more than a round."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def run_cases(
         cases: The same in the same order on every rank.
         payloads: By name, likewise.
         rounds: How many rounds are counted; at least 1.
-        calls: Calls behind one barrier; None: for each case, what fills a round of some 30 ms, at most 50.
+        calls: Calls behind one barrier; None: for each case, what fills a round of some 30 ms, 2 to 50.
         tell: Called on every rank with a line about what comes next.
 
     Returns:
@@ -77,7 +82,7 @@ def _run_payload(name: str, payload: Payload, cases: Sequence[Case], rounds: int
         return [_row_without_object(name, case, problem) for case in cases]
     checked = [_check(case, sent) for case in cases]
     ways = {str(index): each.ready for index, each in enumerate(checked) if each.ready is not None}
-    calls_of = {index: calls or _fitting_calls(way) for index, way in ways.items()}
+    calls_of = {index: calls or fitting_calls(way) for index, way in ways.items()}
     times = slowest_rank_rounds(ways, rounds, calls_of)
     timings = {int(index): Timing.of(seconds) for index, seconds in times.items()}
     baseline = next((timings[i].median for i, each in enumerate(checked) if i in timings and _is_baseline(each)), None)
@@ -105,7 +110,13 @@ def _send(name: str, payload: Payload) -> tuple[_Sent | None, str | None]:
 def _make(payload: Payload) -> tuple[Any, bytes]:
     """This rank's object, and as bytes, by value where pickle cannot name what is in it."""
     obj = payload(dist.get_rank())
+    if any(map(_has_graph, parts(obj))):
+        raise ValueError("it holds a tensor with a graph, of which each way keeps something else: detach() it")
     return obj, cloudpickle.dumps(obj)
+
+
+def _has_graph(part: Any) -> bool:
+    return is_tensor(part) and not part.is_leaf
 
 
 def _pickled_nbytes(obj: Any) -> int | None:
@@ -137,14 +148,17 @@ def _first_difference(sent: Sequence[Any], got: Sequence[Any]) -> str | None:
     if len(got) != len(sent):
         return f"{len(got)} objects came of {len(sent)} ranks"
     for rank, (one, other) in enumerate(zip(sent, got, strict=True)):
-        if text := difference(one, other):
+        if text := difference(other, one):
             return f"the object of rank {rank} came out different: {text}"
     return None
 
 
-def _fitting_calls(way: ReadyWay) -> int:
+def fitting_calls(way: Way) -> int:
     """(all ranks) Calls that take about as long as a round should, on the slowest rank."""
-    return max(1, min(_MAX_CALLS, round(_ROUND_S / max(slowest_rank_s(way, 1), 1e-9))))
+    probes = [slowest_rank_s(way, 1)]
+    while len(probes) < _PROBES and probes[0] < _LONG_PROBE_S:
+        probes.append(slowest_rank_s(way, 1))
+    return max(_MIN_CALLS, min(_MAX_CALLS, round(_ROUND_S / max(median(probes), 1e-9))))
 
 
 def _is_baseline(checked: _Checked) -> bool:
@@ -179,6 +193,6 @@ def _row_without_object(name: str, case: Case, reason: str | None) -> Row:
         codec=case.codec,
         transport=case.transport,
         transport_used=case.transport_used,
-        status="unavailable" if case.make_ready is None else "refused",
+        status="unavailable" if case.make_ready is None else "failed",
         reason=case.unavailable if case.make_ready is None else reason,
     )

@@ -20,5 +20,5 @@ class Options:
     rounds: int = DEFAULT_ROUNDS
     """Counted rounds; one more warms up."""
     calls: int | None = None
-    """Calls behind one barrier; None: as many as fill a round of some 30 ms, at most 50."""
+    """Calls behind one barrier; None: as many as fill a round of some 30 ms, 2 to 50."""
     peers: bool = True

@@ -110,7 +110,7 @@ def _imported(name: str, module: str, function: str) -> Payload:
         made: Any = import_module(module)
         for attribute in function.split("."):
             made = getattr(made, attribute)
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         hint = _hint(module)
         raise PayloadError(f"payload {name!r} cannot be imported: {type(exc).__name__}: {exc}.{hint}") from exc
     if not callable(made):

@@ -1,4 +1,4 @@
-"""What a payload is also gathered with in the same run: what gather-core replaces, and what nothing can beat."""
+"""What a payload is also gathered with in the same run: what gather-core replaces, and parts of it for scale."""
 
 import pickle
 from collections.abc import Callable, Mapping
@@ -67,7 +67,7 @@ class RawCollective(ReadyWay):
 
 
 class RawCopy(ReadyWay):
-    """Copies the pickled bytes of all ranks once, inside each process, into memory that it has touched: the floor."""
+    """Copies the pickled bytes of all ranks once, inside each process, into memory that it has touched."""
 
     def __init__(self, obj: Any) -> None:
         self._collective = RawCollective(obj)
@@ -93,6 +93,9 @@ PEERS: Mapping[str, Callable[[Any], ReadyWay]] = {
     "raw_copy": RawCopy,
 }
 """Name -> what makes it ready for an object, on one rank alone; the first call is collective and not timed."""
+
+WITHOUT_COLLECTIVE = frozenset({"raw_copy"})
+"""Peers that use no backend while the clock runs."""
 
 _all_gather: Callable[[torch.Tensor, torch.Tensor], object] = getattr(
     dist, "all_gather_single", dist.all_gather_into_tensor

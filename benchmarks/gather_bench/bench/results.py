@@ -65,10 +65,12 @@ class Row:
     """None for a peer."""
     transport: str | None
     transport_used: str | None
-    """What `auto` has chosen; None for a peer, or where none could be opened."""
+    """What `auto` has chosen; None where none could be opened. Of a peer, where the job has several backends: the one
+    that carries it, which is that for the CPU."""
     status: Status
-    """`unavailable`: cannot be used here. `refused`: this payload cannot be encoded. `failed`: it raised. `wrong`: the
-    objects that came out are not those that were handed in. All but the first are about this payload alone."""
+    """`unavailable`: cannot be used here. `refused`: this payload cannot be encoded. `failed`: it raised, or the
+    payload could not be made. `wrong`: the objects that came out are not those that were handed in. All but the first
+    are about this payload alone."""
     reason: str | None = None
     encoded_nbytes: int | None = None
     """What a rank hands to the transport or collective, on the rank with the most."""
@@ -84,7 +86,7 @@ class Row:
     def label(self) -> str:
         """Names the way for people."""
         if self.codec is None:
-            return self.way
+            return self.way if self.transport_used is None else f"{self.way} ({self.transport_used})"
         chosen = f" ({self.transport_used})" if self.transport_used not in (None, self.transport) else ""
         return f"{self.codec}, {self.transport}{chosen}"
 
@@ -99,8 +101,13 @@ class Report:
 
     @property
     def is_sound(self) -> bool:
-        """Whether whatever was tried gave the right objects."""
-        return not any(row.status in ("failed", "wrong") for row in self.rows)
+        """Whether something was measured, and whatever was tried gave the right objects."""
+        return self.has_measured and not any(row.status in ("failed", "wrong") for row in self.rows)
+
+    @property
+    def has_measured(self) -> bool:
+        """Whether any row was measured."""
+        return any(row.status == "measured" for row in self.rows)
 
     def to_json(self) -> str:
         """Writes it as JSON; docs/benchmarks.md describes the layout."""

@@ -7,14 +7,15 @@ from statistics import median_low
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from gather_bench.bench.results import BASELINE, Report, Row
 from gather_bench.bench.wording import count
 
-_TABLE_WIDTH = 78
-"""Columns that the table needs; where there are fewer, each row takes three lines."""
+_UNBOUNDED = 10_000
+"""Columns, for measuring: what is measured in fewer is measured as cut off."""
 _UNITS = ((1e-6, "us"), (1e-3, "ms"), (1.0, "s"))
 
 
@@ -43,7 +44,8 @@ def _print_payload(console: Console, rows: Sequence[Row]) -> None:
     console.print()
     console.print(_title(rows[0]), style="bold", highlight=False, markup=False)
     if measured := [row for row in rows if row.seconds is not None]:
-        console.print(_table(measured) if console.width >= _TABLE_WIDTH else _list(measured))
+        table = _table(measured)
+        console.print(table if _fits(console, table) else _list(measured))
     _print_reasons(console, [row for row in rows if row.status not in ("measured", "unavailable")])
 
 
@@ -64,15 +66,23 @@ def _title(row: Row) -> str:
 
 
 def _table(rows: Sequence[Row]) -> Table:
+    """Only the first column may be folded."""
     scale, unit = _unit(rows)
+    cells = [_cells(row, scale) for row in rows]
+    headers = ("encoded", "rounds", f"median {unit}", f"quartiles {unit}", "x")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("way", overflow="fold", min_width=len(BASELINE))
-    for header in ("encoded", "rounds", f"median {unit}", f"quartiles {unit}", "x"):
-        table.add_column(header, justify="right", overflow="fold")
-    for row in rows:
-        label, *numbers = _cells(row, scale)
+    for index, header in enumerate(headers, 1):
+        width = max(len(header), *(len(row[index]) for row in cells))
+        table.add_column(header, justify="right", no_wrap=True, min_width=width)
+    for row, (label, *numbers) in zip(rows, cells, strict=True):
         table.add_row(Text(label), *numbers, style="" if row.codec else "dim")
     return table
+
+
+def _fits(console: Console, table: Table) -> bool:
+    """Whether no number is cut off; where one would be, each row takes three lines instead."""
+    return Measurement.get(console, console.options.update(max_width=_UNBOUNDED), table).minimum <= console.width
 
 
 def _list(rows: Sequence[Row]) -> Text:

@@ -1,0 +1,119 @@
+"""What `gather bench` makes of its measurements: table, file and exit status."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from rich.console import Console
+
+from gather_bench.bench import cases
+from gather_bench.bench.command import publish
+from gather_bench.bench.options import Options
+from gather_bench.bench.results import Environment, Report, Row, Status, Timing
+from gather_bench.bench.table import print_report
+
+_BASELINE = "torch_all_gather_object"
+
+
+def test_the_spread_is_that_of_the_rounds() -> None:
+    assert Timing.of([5.0, 1.0, 2.0, 4.0, 3.0]) == Timing(3.0, 2.0, 4.0, (5.0, 1.0, 2.0, 4.0, 3.0))
+    assert Timing.of([7.0]) == Timing(7.0, 7.0, 7.0, (7.0,))
+
+
+def _report(*rows: Row) -> Report:
+    return Report(Environment("0", "2.8", "3.11", "Linux", 2, 4, 1, "gloo"), Options(), rows)
+
+
+def _row(status: Status, reason: str | None = None) -> Row:
+    return Row("payload", None, "gatherer", "raw", "auto", "gloo", status, reason)
+
+
+_TIMING = Timing.of([0.00123, 0.00123, 0.00123])
+_LONG = Timing(4.8071, 4.5403, 5.9649, (4.8071,))
+_SMALL_ROW = Row("payload", 10, "gatherer", "pickle", "auto", "gloo", "measured", None, 123_456, 2, 3, _TIMING, 1.25)
+_LARGE_ROW = Row("large", 10, "gatherer", "pickle", "auto", "gloo", "measured", None, 67_108_890, 2, 3, _LONG, 0.0711)
+_MIDDLE_ROW = replace(_LARGE_ROW, way=_BASELINE, codec=None, transport=None, seconds=_TIMING, times_faster=1.0)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_nothing_is_cut_off_at_any_width(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width)
+    print_report(console, _report(_SMALL_ROW, _row("refused", "it is a dict"), _LARGE_ROW, _MIDDLE_ROW))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, printed.splitlines())) <= width
+    for part in ("pickle, auto (gloo)", "123,456", "1.23", "1.23 - 1.23", "1.25", "REFUSED raw, auto (gloo)"):
+        assert part in printed, part
+    for part in ("67,108,890", "4,807", "4,540 - 5,965", "0.071"):
+        assert part in printed, part
+
+
+def test_a_table_that_fits_is_a_table() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    print_report(console, _report(_SMALL_ROW))
+    assert "quartiles ms" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("rows", "status"),
+    [
+        ((_SMALL_ROW, _row("refused"), _row("unavailable")), 0),
+        *(((_SMALL_ROW, _row("failed")), 1), ((_SMALL_ROW, _row("wrong")), 1), ((_row("refused"),), 1), ((), 1)),
+    ],
+)
+def test_the_exit_status_is_0_where_something_was_measured_and_all_came_out_right(
+    rows: tuple[Row, ...], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _report(*rows).is_sound == (status == 0)
+    assert publish(_report(*rows), None) == status
+    assert ("nothing was measured" in capsys.readouterr().err) == (_SMALL_ROW not in rows)
+
+
+def test_a_report_that_nobody_reads_is_written_all_the_same(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom gather_bench.bench.command import publish\n"
+        "from gather_bench.bench.options import Options\nfrom gather_bench.bench.results import Environment, Report\n"
+        "sys.exit(publish(Report(Environment('0', '2', '3', 'x', 1, 1, 1, 'gloo'), Options(), ()), Path('out.json')))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write) as unread:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment,
+            cwd=tmp_path,
+            stdout=unread,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (done.returncode, done.stderr) == (141, "Error: nothing was measured\n")
+    assert json.loads((tmp_path / "out.json").read_text())["rows"] == []
+
+
+@pytest.mark.parametrize(
+    ("backends", "label"),
+    [
+        (
+            "cpu:gloo,cuda:nccl",
+            "torch_all_gather_object (gloo), all_gather_list (gloo), raw_collective (gloo), raw_copy",
+        ),
+        ("cpu:gloo,cuda:gloo", "torch_all_gather_object, all_gather_list, raw_collective, raw_copy"),
+    ],
+)
+def test_peers_say_which_backend_carries_them_where_a_job_has_several(
+    backends: str, label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dist, "get_backend_config", lambda: backends)
+    rows = [_row_of_peer(case) for case in cases.peer_cases()]
+    assert ", ".join(row.label for row in rows) == label
+
+
+def _row_of_peer(case: Any) -> Row:
+    return Row("payload", None, case.way, None, None, case.transport_used, "measured")
