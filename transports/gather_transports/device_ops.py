@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gather_core.background import call_within, run_bounded
 from gather_core.deadline import POLL_S
-from gather_core.errors import TransportError, TransportTimeoutError
+from gather_core.errors import GatherError, TransportError, TransportTimeoutError
 from gather_core.transport import GroupContext
 
 if TYPE_CHECKING:
@@ -153,14 +153,12 @@ class CudaOps(DeviceOps):
             return run_bounded(making.make, timeout_s, "gather-core-nccl-connect", check_interrupt)
         except BaseException as exc:
             making.give_up()
-            if isinstance(exc, TransportError):
-                raise
+            if isinstance(exc, GatherError) or not isinstance(exc, Exception):
+                raise  # what `check_interrupt` or a signal's handler raised
             failure = exc.with_traceback(None)  # whose frames hold the group
         if isinstance(failure, TimeoutError):
             raise TransportTimeoutError(f"NCCL did not connect all ranks: {failure}") from failure
-        if isinstance(failure, RuntimeError):
-            raise TransportError(f"NCCL could not connect: {failure}") from failure
-        raise failure
+        raise TransportError(f"NCCL could not connect: {failure}") from failure
 
     def _use_once(self, group: Any) -> None:
         """(all ranks) A first collective, as NCCL connects on first use, and blocks until all ranks have."""
