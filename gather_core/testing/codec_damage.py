@@ -204,9 +204,8 @@ def _peak_nbytes(sample: Sample, frames: Sequence[memoryview]) -> int:
     """How much memory decoding took at its peak, whatever came of it; fails the test where it was no Exception."""
     tracemalloc.start()
     try:
-        sample.codec.decode(frames)
-    except Exception:
-        pass
+        with suppress(Exception):
+            sample.codec.decode(frames)
     except BaseException as exc:
         pytest.fail(f"{sample}: decode with one wrong byte raised {type(exc).__name__}; raise DecodeError")
     finally:
