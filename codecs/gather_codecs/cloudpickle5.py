@@ -1,12 +1,11 @@
 """Cloudpickle: pickles by value what pickle refers to by name."""
 
-import io
 from collections import ChainMap
 from typing import Any
 
 import cloudpickle
 
-from gather_codecs.pickle5 import PickleCodec, of_this_python, out_of_band, reducers
+from gather_codecs.pickle5 import Chunks, PickleCodec, of_this_python, out_of_band, reducers
 from gather_core.codec import Frames
 
 
@@ -23,9 +22,9 @@ class CloudpickleCodec(PickleCodec):
 
     def encode(self, obj: object) -> Frames:
         buffers: list[Any] = []
-        head = io.BytesIO()
+        head = Chunks()
         _TensorAwareCloudPickler(head, 5, out_of_band(buffers)).dump(obj)
-        return [head.getvalue(), *buffers]
+        return [*head.frames(), *buffers]
 
 
 class _TensorAwareCloudPickler(cloudpickle.Pickler):  # type: ignore[misc]

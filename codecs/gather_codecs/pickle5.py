@@ -2,6 +2,7 @@
 
 import copyreg
 import io
+import itertools
 import pickle
 import struct
 import sys
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gather_codecs.tensors import arrives_with_grad, build_tensor, is_dense, place, tensor_bytes
+from gather_codecs.tensors import arrives_with_grad, build_tensor, is_dense, memory_layout, place, tensor_bytes
 from gather_core.codec import Codec, DecodeOptions, Frames, TensorDevice, Trust, own
 from gather_core.errors import DecodeError, LimitError, summarize
 
@@ -21,6 +22,11 @@ OUT_OF_BAND_FROM_NBYTES = 4096
 """Smaller buffers are cheaper inside the pickle than as a frame of their own."""
 _KEEP_UP_TO_NBYTES = 1 << 14
 """A pickler that wrote a larger head is dropped: clearing its grown memo would cost every later call."""
+_LARGE_FROM_NBYTES = 1 << 17
+"""Smaller parts of the head are cheaper copied into one frame."""
+_PIECES_FOLLOW = 0
+"""The first byte of a frame that lists the lengths of the frames behind it that are the head; no pickle begins so."""
+_LENGTH_NBYTES = 8
 _FRAMED = struct.Struct("<2scQ")
 _PROTOCOL_5, _FRAME = b"\x80\x05", b"\x95"
 
@@ -34,8 +40,10 @@ class Idle(threading.local):
 class PickleCodec(Codec):
     """Whatever pickle takes. A view ships its elements and not its storage; shared tensors stay shared.
 
-    Dense tensors arrive row-major, whatever their strides were (channels_last, transposed); detached unless they are
-    leaves, whose `requires_grad` stays; and without `.grad` and hooks, which torch.save drops too.
+    Tensors keep their strides where their elements lie without gaps (transposed, channels_last), and arrive row-major
+    otherwise. Broadcast dimensions (`expand`, `numpy.broadcast_to`) are sent once and arrive as such: elements that
+    shared memory share it again. Tensors arrive detached unless they are leaves, whose `requires_grad` stays; and
+    without `.grad` and hooks, which torch.save drops too. Two views of one memory arrive as two copies.
     """
 
     name = "pickle"
@@ -50,7 +58,7 @@ class PickleCodec(Codec):
         if encoder is None or not encoder.is_current():
             encoder = self._new_encoder()
         frames = encoder.encode(obj)
-        if len(frames[0]) <= _KEEP_UP_TO_NBYTES:
+        if len(frames[0]) <= _KEEP_UP_TO_NBYTES and frames[0][0] != _PIECES_FOLLOW:
             idle.encoder = encoder
         return frames
 
@@ -72,33 +80,77 @@ class PickleCodec(Codec):
 
 def _load(frames: Sequence[memoryview]) -> object:
     if len(frames) == 1:
-        return _load_head(frames[0], ())
-    buffers = iter([own(frame) for frame in frames[1:]])
-    obj = _load_head(frames[0], buffers)
+        return _load_head(frames, ())
+    end = 1 + _num_pieces(frames)
+    buffers = iter([own(frame) for frame in frames[end:]])
+    obj = _load_head(frames[1:end] or frames[:1], buffers)
     _check_used_up(buffers)
     return obj
 
 
-def _load_head(head: memoryview, buffers: Iterable[memoryview]) -> object:
+def _num_pieces(frames: Sequence[memoryview]) -> int:
+    """How many frames behind the first are the head; 0 where the first one is."""
+    if not frames[0] or frames[0][0] != _PIECES_FOLLOW:
+        return 0
+    num_pieces, num_odd = divmod(len(frames[0]) - 1, _LENGTH_NBYTES)
+    sizes = [len(frame) for frame in frames[1 : num_pieces + 1]]
+    # Where large bytes lack one, unpickling would take the next byte of the pickle for it, and might not notice.
+    if not num_pieces or num_odd or frames[0] != _list_of_pieces(sizes):
+        raise DecodeError(f"frames of {sizes!r:.80} bytes are not the pieces of pickle that were sent")
+    return num_pieces
+
+
+def _list_of_pieces(sizes: Sequence[int]) -> bytes:
+    return struct.pack(f"<B{len(sizes)}Q", _PIECES_FOLLOW, *sizes)
+
+
+def _load_head(pieces: Sequence[memoryview], buffers: Iterable[memoryview]) -> object:
     """Unpickles the head; bytes behind its last frame are refused.
 
     What a damaged head has behind the end of the pickle but inside that frame is ignored, as pickle itself does.
     """
     try:
         # What pickle wrote as one frame says how long it is; only other heads need the slower unpickler that tells.
-        if len(head) > _FRAMED.size:
-            protocol, opcode, nbytes = _FRAMED.unpack_from(head)
-            if protocol == _PROTOCOL_5 and opcode == _FRAME and nbytes == len(head) - _FRAMED.size:
-                return pickle.loads(head, buffers=buffers)
-        stream = io.BytesIO(head)
+        if len(pieces) == 1 and len(pieces[0]) > _FRAMED.size:
+            protocol, opcode, nbytes = _FRAMED.unpack_from(pieces[0])
+            if protocol == _PROTOCOL_5 and opcode == _FRAME and nbytes == len(pieces[0]) - _FRAMED.size:
+                return pickle.loads(pieces[0], buffers=buffers)
+        # For what is small anyway, a copy is cheaper than reading piece by piece.
+        stream = io.BytesIO(pieces[0]) if len(pieces) == 1 else io.BufferedReader(_Pieces(pieces))
         obj: object = pickle.Unpickler(stream, buffers=buffers).load()
     except (DecodeError, LimitError):
         raise
     except Exception as exc:
         raise DecodeError(f"cannot unpickle: {summarize(exc)}") from exc
-    if stream.tell() != len(head):
-        raise DecodeError(f"{len(head) - stream.tell()} bytes behind the pickle")
+    if surplus := sum(map(len, pieces)) - stream.tell():
+        raise DecodeError(f"{surplus} bytes behind the pickle")
     return obj
+
+
+class _Pieces(io.RawIOBase):
+    """Frames read as one file, without joining them: large bytes are copied once, to where they stay."""
+
+    def __init__(self, pieces: Sequence[memoryview]) -> None:
+        self._pieces = list(reversed(pieces))
+        self._num_read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._num_read
+
+    def readinto(self, target: Any) -> int:
+        while self._pieces:
+            piece = self._pieces.pop()
+            nbytes = min(len(piece), len(target))
+            target[:nbytes] = piece[:nbytes]
+            if nbytes < len(piece):
+                self._pieces.append(piece[nbytes:])
+            if nbytes:
+                self._num_read += nbytes
+                return nbytes
+        return 0
 
 
 def _check_used_up(buffers: Iterator[memoryview]) -> None:
@@ -107,10 +159,29 @@ def _check_used_up(buffers: Iterator[memoryview]) -> None:
         raise DecodeError(f"{surplus} more frames than the pickle refers to")
 
 
-class _Chunks(list[Any]):
-    """The file of a pickler: unlike BytesIO it copies nothing, and keeps no buffer."""
+class Chunks(list[Any]):
+    """The file of a pickler: unlike BytesIO it copies nothing, and keeps no buffer.
 
-    write = list.append
+    The C pickler writes large bytes, and bytearrays, as the very object.
+    """
+
+    def write(self, chunk: Any) -> None:
+        # A view keeps a bytearray from being resized before it is sent.
+        self.append(chunk if type(chunk) is bytes else memoryview(chunk))
+
+    def frames(self) -> list[Any]:
+        """The head, in one frame; in several behind one that says so where that spares the copying of large parts."""
+        if len(self) == 1:
+            return [self[0]]
+        pieces: list[Any] = []
+        for is_large, run in itertools.groupby(self, _is_large):
+            chunks = list(run)
+            pieces += chunks if is_large else [b"".join(chunks)]
+        return pieces if len(pieces) == 1 else [_list_of_pieces([len(piece) for piece in pieces]), *pieces]
+
+
+def _is_large(chunk: Any) -> bool:
+    return len(chunk) >= _LARGE_FROM_NBYTES
 
 
 class Encoder:
@@ -120,7 +191,7 @@ class Encoder:
     _more_reducers: ClassVar[Mapping[type, Callable[[Any], Any]]] = {}
 
     def __init__(self) -> None:
-        self._head = _Chunks()
+        self._head = Chunks()
         self._buffers: list[Any] = []
         self._copyreg = dict(copyreg.dispatch_table)
         self._reducers = reducers()
@@ -135,7 +206,7 @@ class Encoder:
     def encode(self, obj: object) -> list[Any]:
         self._pickler.dump(obj)
         self._pickler.clear_memo()
-        frames = [self._head[0] if len(self._head) == 1 else b"".join(self._head), *self._buffers]
+        frames = [*self._head.frames(), *self._buffers]
         self._head.clear()
         self._buffers.clear()
         return frames
@@ -187,24 +258,36 @@ _NUM_REDUCERS = 3
 
 def _reduce_array(array: "np.ndarray[Any, Any]") -> Any:
     """As numpy does, but out-of-band also where numpy would copy: scattered elements and times."""
-    is_time = array.dtype.kind in "mM"
-    if array.dtype.hasobject or (array.flags.forc and not is_time):
+    if array.dtype.hasobject:
         return array.__reduce_ex__(5)
-    if not array.flags.forc and not array.flags.writeable and 0 in array.strides:
+    if not array.flags.forc:
+        return _reduce_strided(array)
+    if array.dtype.kind in "mM":
+        return rebuild_times, (array.view("i8"), array.dtype)
+    return array.__reduce_ex__(5)
+
+
+def _reduce_strided(array: "np.ndarray[Any, Any]") -> Any:
+    """In memory order where there are no gaps, else row-major; what is broadcast and cannot be written is sent once."""
+    if not array.flags.writeable and 0 in array.strides:
         once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)
         return rebuild_broadcast, (array[once].copy(), array.shape)
-    dense = array if array.flags.forc else array.copy()
-    if is_time:
-        return rebuild_times, (dense.view("i8"), array.dtype)
-    return dense.__reduce_ex__(5)
+    axes = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+    in_memory_order = array.transpose(axes)
+    if in_memory_order.flags.c_contiguous:
+        return rebuild_transposed, (in_memory_order, axes)
+    dense = array.copy()
+    dense.flags.writeable = array.flags.writeable
+    return _reduce_array(dense)
 
 
 def _reduce_tensor(tensor: "torch.Tensor") -> Any:
     if not is_dense(tensor):
         movable = tensor if tensor.device.type in ("cpu", "meta") else tensor.cpu()
         return movable.__reduce_ex__(5)  # type: ignore[no-untyped-call]
-    arguments = (tensor_bytes(tensor), tensor.dtype, tuple(tensor.shape), arrives_with_grad(tensor))
-    return _with_attributes(tensor, rebuild_tensor, arguments)
+    elements, strides = memory_layout(tensor)
+    arguments = (tensor_bytes(elements), tensor.dtype, tuple(tensor.shape), arrives_with_grad(tensor))
+    return _with_attributes(tensor, rebuild_tensor, arguments if strides is None else (*arguments, strides))
 
 
 def _reduce_parameter(parameter: "torch.nn.Parameter") -> Any:
@@ -229,15 +312,33 @@ def rebuild_broadcast(array: "np.ndarray[Any, Any]", shape: tuple[int, ...]) -> 
     return np.broadcast_to(array, shape)
 
 
+def rebuild_transposed(array: "np.ndarray[Any, Any]", axes: list[int]) -> "np.ndarray[Any, Any]":
+    """Undoes `transpose(axes)`."""
+    return array.transpose(sorted(range(len(axes)), key=axes.__getitem__))
+
+
 def rebuild_times(counts: "np.ndarray[Any, Any]", dtype: "np.dtype[Any]") -> "np.ndarray[Any, Any]":
     """Undoes the sending of datetime64 and timedelta64, which export no buffer, as int64."""
     return counts.view(dtype)
 
 
-def rebuild_tensor(buffer: Any, dtype: "torch.dtype", shape: tuple[int, ...], requires_grad: bool) -> "torch.Tensor":
-    """A tensor over the buffer, or over a copy where the buffer is read-only, placed where this rank wants it."""
+def rebuild_tensor(
+    buffer: Any,
+    dtype: "torch.dtype",
+    shape: tuple[int, ...],
+    requires_grad: bool,
+    strides: tuple[int, ...] | None = None,
+) -> "torch.Tensor":
+    """A tensor over the buffer, or over a copy where the buffer is read-only, placed where this rank wants it.
+
+    Without strides it is row-major.
+    """
     memory = bytearray(buffer) if memoryview(buffer).readonly else buffer
-    tensor = place(build_tensor(memory, dtype, shape), _decoding.device)
+    if strides is None:
+        tensor = build_tensor(memory, dtype, shape)
+    else:
+        tensor = build_tensor(memory, dtype, (len(memory) // dtype.itemsize,)).as_strided(shape, strides)
+    tensor = place(tensor, _decoding.device)
     return tensor.requires_grad_() if requires_grad else tensor
 
 

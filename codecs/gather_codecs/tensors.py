@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _MAX_DIMS = 64
 """As many as numpy allows; torch allows more."""
 _MAX_DIMS_NUMPY_1 = 32
+_MAX_DIMS_OF_ONE_MEMORY_FORMAT = 3
+"""With more there is channels_last."""
 _MAX_SIZE = (1 << 63) - 1
 _SHAPE_TYPES = (list, tuple)
 _PLAIN_DTYPE = re.compile(
@@ -143,6 +145,41 @@ def tensor_bytes(tensor: "torch.Tensor") -> PickleBuffer:
     # force: detaches, moves to the CPU, resolves conjugates and negatives; one call is cheaper than asking for each.
     elements: Any = tensor.numpy(force=True)
     return PickleBuffer(elements)
+
+
+def memory_layout(tensor: "torch.Tensor") -> "tuple[torch.Tensor, tuple[int, ...] | None]":
+    """The elements of a dense tensor that have to travel, and the strides that make the tensor of them again.
+
+    A layout without gaps (transposed, channels_last) is seen as it lies in memory and not copied, and the elements of
+    broadcast dimensions (stride 0) are there once. Without strides, it is the tensor itself and arrives row-major:
+    that is where elements lie scattered or overlap.
+    """
+    # Of these, row-major strides and those of channels_last may both be right, but operators choose by them.
+    is_ambiguous = tensor.ndim > _MAX_DIMS_OF_ONE_MEMORY_FORMAT and 1 in tensor.shape
+    if tensor.is_contiguous() and not is_ambiguous:
+        return tensor, None
+    strides = tensor.stride()
+    num_elements = _num_elements_without_gaps(tensor.shape, strides)
+    if num_elements is not None:
+        return tensor.detach().as_strided((num_elements,), (1,)), strides
+    if 0 not in strides:
+        return tensor, None
+    once = tensor.detach()[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides)].contiguous()
+    return once, tuple(0 if stride == 0 else size for stride, size in zip(strides, once.stride(), strict=True))
+
+
+def _num_elements_without_gaps(shape: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
+    """How many elements lie side by side in memory, each reached by one index of the dimensions that are not broadcast.
+
+    None where there are gaps or overlaps, or nothing at all.
+    """
+    num_elements = 1
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if size == 0 or (size > 1 and stride not in (0, num_elements)):
+            return None
+        if stride:
+            num_elements *= size
+    return num_elements
 
 
 def _resolved(tensor: "torch.Tensor") -> "torch.Tensor":

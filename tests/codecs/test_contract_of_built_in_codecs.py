@@ -82,7 +82,7 @@ class TestMessagePack(_Structured):
     spec = "msgpack"
 
     def refused(self) -> Sequence[object]:
-        return [object(), OrderedDict(), [{1: torch.nn.Parameter(torch.ones(1))}], np.array([None])]
+        return [object(), Trust.CODE, [{1: torch.nn.Parameter(torch.ones(1))}], np.array([None])]
 
 
 class TestRaw(_EveryCodec):

@@ -1,4 +1,7 @@
-"""MessagePackCodec: exact or refused with the path; hostile bytes give a value or a DecodeError."""
+"""MessagePackCodec: what comes back exactly, and what is refused with its path.
+
+Numbers in comments and docstrings are those of the codecs' test plan.
+"""
 
 import collections
 import dataclasses
@@ -6,10 +9,8 @@ import datetime as dt
 import enum
 import io
 import struct
-import tracemalloc
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -22,10 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gather_codecs.messagepack import MessagePackCodec
-from gather_core.codec import DecodeOptions, Limits, Trust
-from gather_core.errors import DecodeError, EncodeError, LimitError
+from gather_core.codec import Trust
+from gather_core.errors import EncodeError
 
-Land = Callable[[Sequence[Any]], list[memoryview]]
 IST = dt.timezone(dt.timedelta(hours=5, minutes=30))
 BERLIN = ZoneInfo("Europe/Berlin")
 CODEC = MessagePackCodec()
@@ -66,6 +66,7 @@ class Text(str):
     ids=lambda obj: f"{type(obj).__name__} {obj!a:.30}",
 )
 def test_every_type_comes_back_exactly(roundtrip: Any, assert_same: Any, obj: object) -> None:
+    """1 (scalars), 2 (nan, -0.0), 3 (keys), 4 (tuples), 5 (sets), 6 (text), 7 (times), 8 (bytes), 12 (imitations)."""
     back = roundtrip(CODEC, obj)
     assert_same(back, obj)
     if isinstance(obj, dt.datetime | dt.time):
@@ -96,6 +97,7 @@ def test_arrays_of_every_layout_come_back(roundtrip: Any, assert_same: Any, arra
 
 @pytest.mark.parametrize("scalar", [np.float64(1.5), np.float32("nan"), np.int8(-1), np.bool_(True), np.complex64(1j)])
 def test_numpy_scalars_stay_numpy_scalars(roundtrip: Any, assert_same: Any, scalar: np.generic) -> None:
+    """21."""
     assert_same(roundtrip(CODEC, [scalar, {scalar: 1}]), [scalar, {scalar: 1}])
 
 
@@ -125,8 +127,8 @@ def test_large_elements_are_frames_of_their_own_that_are_not_copied() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        *(collections.OrderedDict(), collections.defaultdict(int), Point(1), Color.RED, Record(), Text("x")),
-        *(memoryview(b"x"), msgpack.ExtType(1, b""), msgpack.Timestamp(1), object(), range(3), slice(1), Point),
+        *(collections.defaultdict(int), Point(1), Color.RED, Record(), Text("x")),
+        *(memoryview(b"x"), msgpack.ExtType(1, b""), msgpack.Timestamp(1), object(), Point, ...),
         *(
             np.array([None]),
             np.array(["x"]),
@@ -135,12 +137,13 @@ def test_large_elements_are_frames_of_their_own_that_are_not_copied() -> None:
             np.longdouble(1),
             np.longlong(1),
         ),
-        *(torch.nn.Parameter(torch.ones(1)), torch.eye(2).to_sparse(), torch.empty(1, device="meta"), torch.float32),
+        *(torch.nn.Parameter(torch.ones(1)), torch.eye(2).to_sparse(), torch.empty(1, device="meta"), np.dtype("O")),
         *(dt.datetime(2020, 1, 1, tzinfo=dt.timezone(dt.timedelta(0), "Z")), np.ma.array([1]), np.datetime64),
     ],
     ids=lambda bad: type(bad).__name__,
 )
 def test_what_it_cannot_keep_is_refused_with_its_path(bad: object) -> None:
+    """8 (memoryview), 9 (subclasses), 11 (ExtType), 17 (object arrays), 24 (odd tensors)."""
     with pytest.raises(EncodeError, match=r"\$\.batch\[3\]\.meta\['a b'\]: .*"):
         CODEC.encode({"batch": [1, 2, (3,), {"meta": {"x": 1, "a b": bad}}]})
 
@@ -148,7 +151,7 @@ def test_what_it_cannot_keep_is_refused_with_its_path(bad: object) -> None:
 def test_cycles_depth_and_keys_are_refused_with_their_path() -> None:
     cycle: dict[str, Any] = {"a": []}
     cycle["a"].append(cycle)
-    with pytest.raises(EncodeError, match=r"\$.*in a cycle"):
+    with pytest.raises(EncodeError, match=r"\$(\.a)?: .*in a cycle"):
         CODEC.encode(cycle)
     with pytest.raises(EncodeError, match=r"\$\.a\[key of <Point>\]"):
         CODEC.encode({"a": {Point(1): 1}})
@@ -207,131 +210,6 @@ def test_a_hundred_levels_come_back(roundtrip: Any, wrap: Callable[[Any], Any]) 
 def test_it_declares_that_it_only_builds_data() -> None:
     assert CODEC.trust is Trust.DATA
     assert CODEC.spec == CODEC.fingerprint() == "msgpack"
-
-
-def _ext(code: int, parts: object) -> bytes:
-    packed: bytes = msgpack.packb(msgpack.ExtType(code, msgpack.packb(parts)))
-    return packed
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        *(b"", b"\xc1", b"\x01\x02", b"\x91", _ext(99, [])),
-        *(
-            _ext(20, ["O", [1], "C", bytes(8)]),
-            _ext(20, ["V9999999", [1], "C", b""]),
-            _ext(20, ["<i4,O", [1], "C", b""]),
-        ),
-        *(_ext(20, ["<i4", [-1, -4], "C", bytes(16)]), _ext(20, ["<i4", [2**62, 4], "C", b""])),
-        *(
-            _ext(20, ["<i4", [1] * 65, "C", bytes(4)]),
-            _ext(20, ["<i4", 4, "C", bytes(4)]),
-            _ext(20, ["<i4", [1], "X", bytes(4)]),
-        ),
-        *(
-            _ext(20, ["<i4", [1], "C", 1]),
-            _ext(20, ["<i4", [1], "C", 0]),
-            _ext(20, ["<i4", [1], "C", -1]),
-            _ext(20, []),
-        ),
-        *(_ext(22, ["load", [1], False, bytes(4)]), _ext(22, ["float32", [True], False, bytes(4)])),
-        *(_ext(22, ["int64", [1], True, bytes(8)]), _ext(22, ["float32", "a", False, b""])),
-        *(_ext(10, [1, 1, 1, 0, 0, 0, 0, "../../etc/passwd", 0]), _ext(10, [1]), _ext(11, [0, 0, 0]), _ext(13, "x")),
-        *(_ext(2, [[]]), _ext(7, 2**40)[:-1], msgpack.packb(msgpack.ExtType(14, b"x")), _ext(15, [b"x", 0])),
-        b"\x81" + _ext(2, []) + b"\x01",
-        b"\xd4\xffx",
-    ],
-)
-def test_malformed_messages_are_decode_errors(land: Land, head: bytes) -> None:
-    with pytest.raises(DecodeError):
-        CODEC.decode(land([head]))
-
-
-def test_frames_that_are_missing_unused_or_used_twice_are_refused(land: Land) -> None:
-    head, frame = CODEC.encode(np.zeros(5000))
-    twice = [msgpack.packb([msgpack.ExtType(20, msgpack.packb(["|i1", [4], "C", 1]))] * 2), b"abcd"]
-    for frames in ([], [head], [head, frame, b""], [head, bytes(memoryview(frame)[1:])], twice):
-        with pytest.raises(DecodeError):
-            CODEC.decode(land(frames))
-
-
-def _nested_headers() -> bytes:
-    return b"\xdd\x00\x10\x00\x00" * 900 + bytes(1 << 20)
-
-
-def _nested_tuples() -> bytes:
-    head = msgpack.packb(1)
-    for _ in range(500):
-        head = msgpack.packb([msgpack.ExtType(1, head)])
-    return bytes(head)
-
-
-@pytest.mark.parametrize(
-    "bomb", [_nested_headers(), b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", _nested_tuples()]
-)
-def test_claimed_lengths_allocate_nothing(land: Land, bomb: bytes) -> None:
-    frames = land([bomb])
-    tracemalloc.start()
-    try:
-        with pytest.raises(DecodeError):
-            CODEC.decode(frames)
-        assert tracemalloc.get_traced_memory()[1] < 16 * len(bomb) + 1_000_000
-    finally:
-        tracemalloc.stop()
-
-
-def test_nested_extensions_hold_no_more_copies_than_the_payload_limit(land: Land) -> None:
-    obj: Any = b"x" * 1_000_000
-    for _ in range(100):
-        obj = (obj,)
-    frames = land(CODEC.encode(obj))
-    tracemalloc.start()
-    try:
-        with pytest.raises(LimitError, match="copies of"):
-            CODEC.decode(frames, DecodeOptions(limits=Limits(payload_nbytes=4_000_000)))
-        assert tracemalloc.get_traced_memory()[1] < 8_000_000
-    finally:
-        tracemalloc.stop()
-    assert CODEC.decode(frames) == obj
-
-
-def test_extensions_side_by_side_are_within_the_payload_limit_together(land: Land) -> None:
-    obj = [((b"x" * 1000,),)] * 1000
-    frames = land(CODEC.encode(obj))
-    limits = Limits(payload_nbytes=sum(map(len, frames)))
-    assert CODEC.decode(frames, DecodeOptions(limits=limits)) == obj
-
-
-VALID = [
-    bytes(memoryview(frame).cast("B"))
-    for frame in CODEC.encode(
-        [
-            {"a": (1, 2.5), (1,): {2}},
-            2**70,
-            dt.datetime.now(BERLIN),
-            Decimal("1.5"),
-            np.arange(3),
-            torch.ones(2, 2),
-            np.arange(1000),
-            uuid.uuid4(),
-            1j,
-            np.float32(1),
-            bytearray(b"x"),
-            dt.timedelta(1),
-        ]
-    )
-]
-
-
-@given(st.data())
-def test_any_mutation_is_a_value_or_a_decode_error(data: st.DataObject) -> None:
-    head = bytearray(VALID[0])
-    for _ in range(data.draw(st.integers(1, 3))):
-        head[data.draw(st.integers(0, len(head) - 1))] = data.draw(st.integers(0, 255))
-    head = head[: data.draw(st.sampled_from([len(head), data.draw(st.integers(0, len(head)))]))]
-    with suppress(DecodeError):
-        CODEC.decode([memoryview(bytes(head)), memoryview(VALID[1])])
 
 
 SCALARS = (

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections import OrderedDict
+from collections import defaultdict
 from contextlib import suppress
 from typing import Any
 
@@ -72,7 +72,7 @@ def test_cloudpickle_takes_lambdas() -> None:
 @pytest.mark.parametrize(
     ("obj", "path"),
     [
-        (OrderedDict(), r"\$:"),
+        (defaultdict(int), r"\$:"),
         ({"batch": [0, {"meta": object()}]}, r"\$\.batch\[1\]\.meta"),
         ([memoryview(b"x")], r"\$\[0\]"),
         (np.array([None]), r"\$: numpy dtype object"),
@@ -116,7 +116,8 @@ def test_a_zstd_bomb_is_refused_before_memory_is_taken_for_it() -> None:
     views = [memoryview(frame) for frame in frames]
     with pytest.raises(LimitError):
         codec.decode(views, DecodeOptions(limits=Limits(frame_nbytes=1_000_000)))
-    frames[0][:8] = (5_000_000).to_bytes(8, "little")
+    at = frames[0].index((10_000_000).to_bytes(8, "little"))
+    frames[0][at : at + 8] = (5_000_000).to_bytes(8, "little")
     with pytest.raises(DecodeError, match="10000"):
         codec.decode(views)
 
@@ -164,12 +165,12 @@ def test_a_tensor_device_that_fails_is_told_as_such(spec: str) -> None:
 
 
 @pytest.mark.parametrize("spec", ["pickle", "msgpack"])
-def test_tensors_arrive_row_major_and_without_what_torch_save_drops(spec: str) -> None:
+def test_tensors_arrive_without_what_torch_save_drops(spec: str) -> None:
     tensor = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_()
     tensor.register_hook(lambda grad: grad * 2)  # type: ignore[no-untyped-call]
     result = round_trip(get_codec(spec), tensor)
     assert same(result, tensor)
-    assert result.is_contiguous()
+    assert result.is_contiguous() == (spec == "msgpack")
     assert (result.grad, result._backward_hooks) == (None, None)
 
 

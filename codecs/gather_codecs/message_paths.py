@@ -1,0 +1,45 @@
+"""Where in an object lies what the msgpack codec refuses: `$.batch[3].meta`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+_PLAIN_KEYS = (type(None), bool, int, float, str, bytes)
+
+
+class Refusal(Exception):  # noqa: N818
+    """What cannot be kept exactly, and why; on its way up each container adds the step down from itself."""
+
+    def __init__(self, culprit: object, reason: str) -> None:
+        self.reason = reason
+        self._culprit = culprit
+        self._child = culprit
+        self._steps: list[str] = []
+        super().__init__(reason)
+
+    @property
+    def path(self) -> str:
+        """From the object that was to be encoded, `$`, to what is refused."""
+        return "$" + "".join(reversed(self._steps))
+
+    def leaves(self, parent: Any) -> None:
+        """Called as the refusal leaves each container, from the inside out."""
+        if parent is self._culprit:  # it contains itself: the shortest way to it is enough
+            self._steps.clear()
+        else:
+            self._steps.append(next((step for step, child in _children(parent) if child is self._child), ""))
+        self._child = parent
+
+
+def _children(parent: Any) -> Iterator[tuple[str, Any]]:
+    """Each child with the step to it, in the order of encoding; none of registered classes, whose are not known."""
+    if isinstance(parent, dict):
+        for key, value in parent.items():
+            is_name = type(key) is str and key.isidentifier()
+            text = f"{key!r:.40}" if type(key) in _PLAIN_KEYS else f"<{type(key).__name__}>"
+            yield f".{key}" if is_name else f"[{text}]", value
+            yield f"[key of {text}]", key
+    elif isinstance(parent, list | tuple | set | frozenset):
+        for index, item in enumerate(parent):
+            yield f"[{index}]", item
+    elif type(parent) is slice:
+        yield from ((f".{name}", getattr(parent, name)) for name in ("start", "stop", "step"))

@@ -1,0 +1,188 @@
+"""The receiving half of the msgpack codec: rebuilds one object from frames that may be hostile."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgpack
+
+from gather_codecs.message_registry import RegisteredTypes
+from gather_codecs.message_types import (
+    BIGINT,
+    COUNTER,
+    FROZENSET,
+    MAX_DEPTH,
+    MAX_SAME_HASH,
+    NDARRAY,
+    NUMPY_SCALAR,
+    ORDERED_DICT,
+    REGISTERED,
+    SET,
+    SLICE,
+    TENSOR,
+    TUPLE,
+    is_crowded,
+    leaf_with_code,
+    rebuild_numpy_scalar,
+)
+from gather_codecs.tensors import build_array, build_tensor, dtype_of, place, plain_dtype
+from gather_core.codec import DecodeOptions, own
+from gather_core.errors import DecodeError, LimitError
+
+_SCAN_FROM_NBYTES = 512
+"""Shorter messages cannot claim enough to be worth a scan."""
+
+
+class Rebuild:
+    """Rebuilds one object from its frames; a claim is believed only after a scan has shown that it is true."""
+
+    def __init__(self, frames: Sequence[memoryview], options: DecodeOptions, types: RegisteredTypes) -> None:
+        self._frames = frames
+        self._options = options
+        self._types = types
+        self._unused = set(range(1, len(frames)))
+        self._depth = 0
+        self._held_nbytes = 0
+
+    def decode(self) -> object:
+        """The object.
+
+        Raises:
+            LimitError: Nested data would take too many copies.
+            Exception: Whatever it is, the frames are not what the codec writes.
+        """
+        obj = self._unpack(self._frames[0])
+        if self._unused:
+            raise DecodeError(f"{len(self._unused)} frames that nothing refers to")
+        return obj
+
+    def _unpack(self, data: Any) -> Any:
+        """Unpacks one message, after a scan that builds nothing has shown that its lengths are true."""
+        self._depth += 1
+        if self._depth > MAX_DEPTH + 2:
+            raise DecodeError(f"nested more than {MAX_DEPTH} deep")
+        if len(data) >= _SCAN_FROM_NBYTES:
+            _scan(data)
+        # timestamp=1: MessagePack's own Timestamp, which encode never writes, can become a float at most.
+        obj = msgpack.unpackb(
+            data,
+            strict_map_key=False,
+            unicode_errors="surrogatepass",
+            ext_hook=self._rebuild,
+            object_pairs_hook=_mapping,
+            timestamp=1,
+        )
+        self._depth -= 1
+        return obj
+
+    def _rebuild(self, code: int, data: bytes) -> Any:
+        """Rebuilds one extension; msgpack holds `data`, a copy, until this returns."""
+        self._held_nbytes += len(data)
+        if self._held_nbytes > self._options.limits.payload_nbytes:
+            raise LimitError(f"copies of {self._held_nbytes} bytes of nested data are above {self._options.limits}")
+        obj = self._rebuild_one(code, data)
+        self._held_nbytes -= len(data)
+        return obj
+
+    def _rebuild_one(self, code: int, data: bytes) -> Any:
+        if code == BIGINT:
+            return int.from_bytes(data, "little", signed=True)
+        leaf = leaf_with_code(code)
+        if leaf is not None:
+            return leaf.rebuild(data if leaf.is_bytes else self._parts(data))
+        if code in _FROM_PARTS:
+            return _FROM_PARTS[code](self._parts(data))
+        if code in _MAPPINGS:
+            return _as_mapping(_MAPPINGS[code], self._unpack(data))
+        if code == NDARRAY:
+            return self._array(*self._parts(data))
+        if code == TENSOR:
+            return self._tensor(*self._parts(data))
+        if code == REGISTERED:
+            return self._registered(*self._parts(data))
+        raise DecodeError(f"unknown extension type {code}")
+
+    def _parts(self, data: bytes) -> list[Any]:
+        parts = self._unpack(data)
+        if type(parts) is not list:
+            raise DecodeError("an extension without a list of its parts")
+        return parts
+
+    def _memory(self, elements: object) -> Any:
+        """Memory for the object to keep, from elements inside the message or from the frame that they number."""
+        if type(elements) is bytes:
+            return bytearray(elements)
+        if type(elements) is not int or elements not in self._unused:
+            raise DecodeError(f"frame {elements!r:.40} does not exist, or is used already")
+        self._unused.remove(elements)
+        return own(self._frames[elements])
+
+    def _array(self, code: object, shape: object, order: Any, elements: object) -> Any:
+        return build_array(self._memory(elements), plain_dtype(code), shape, order)
+
+    def _tensor(self, dtype: object, shape: object, requires_grad: object, elements: object) -> Any:
+        tensor = build_tensor(self._memory(elements), dtype_of(dtype), shape)
+        tensor = place(tensor, self._options.tensor_device)
+        return tensor.requires_grad_() if requires_grad else tensor
+
+    def _registered(self, tag: Any, data: object) -> object:
+        entry = self._types.by_tag.get(tag)
+        if entry is None:
+            raise DecodeError(
+                f"nothing is registered under {tag!r:.120} on this rank; call register_type on every rank before the "
+                "Gatherer is made"
+            )
+        return entry.rebuild(data)
+
+
+def _scan(data: Any) -> None:
+    """Goes through one message without building anything; raises where its lengths are not true."""
+    scanner = msgpack.Unpacker(max_buffer_size=len(data) + 1)
+    scanner.feed(data)
+    scanner.skip()
+
+
+def _mapping(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    if len(pairs) > MAX_SAME_HASH:
+        _check_hashes([key for key, _ in pairs])
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        raise DecodeError(f"{len(pairs) - len(mapping)} keys of a dict that it has already")
+    return mapping
+
+
+def _check_hashes(keys: list[Any]) -> None:
+    if is_crowded(keys):
+        raise DecodeError(f"of {len(keys)} keys or items, too many share a hash")
+
+
+def _set(kind: type[set[Any]] | type[frozenset[Any]], parts: list[Any]) -> Any:
+    _check_hashes(parts)
+    items = kind(parts)
+    if len(items) != len(parts):
+        raise DecodeError(f"{len(parts) - len(items)} items of a set that it has already")
+    return items
+
+
+def _as_mapping(kind: type[dict[Any, Any]], mapping: object) -> dict[Any, Any]:
+    if type(mapping) is not dict:
+        raise DecodeError(f"a {kind.__name__} without a dict of its items")
+    built = kind()
+    # Not kind(mapping), which for a Counter would add up.
+    dict.update(built, mapping) if kind is Counter else built.update(mapping)
+    return built
+
+
+def _slice(parts: list[Any]) -> slice:
+    start, stop, step = parts
+    return slice(start, stop, step)
+
+
+_MAPPINGS: dict[int, type[dict[Any, Any]]] = {ORDERED_DICT: OrderedDict, COUNTER: Counter}
+_FROM_PARTS: dict[int, Callable[[list[Any]], Any]] = {
+    TUPLE: tuple,
+    SET: lambda parts: _set(set, parts),
+    FROZENSET: lambda parts: _set(frozenset, parts),
+    SLICE: _slice,
+    NUMPY_SCALAR: rebuild_numpy_scalar,
+}
