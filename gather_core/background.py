@@ -54,8 +54,13 @@ class Background(Generic[T]):
 
     def wait(self, timeout_s: float) -> bool:
         """Waits for at most that many seconds; returns whether the call is finished."""
-        # Not Thread.join: a Ctrl-C in it can make Python 3.11 take a running thread for an ended one.
-        return self._finished.wait(timeout_s)
+        deadline = Deadline(timeout_s)
+        # Not Thread.join: a Ctrl-C in it can make Python 3.11 take a running thread for an ended one. And in slices: a
+        # signal that comes just before a wait begins to block is seen only when that wait ends.
+        while not self._finished.wait(min(POLL_S, deadline.remaining_s())):
+            if deadline.passed():
+                return False
+        return True
 
     def stop(self) -> None:
         """Tells the call that nobody needs its result; waits for nothing, idempotent."""
