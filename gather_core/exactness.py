@@ -66,16 +66,24 @@ def scramble(obj: object) -> None:
 
 
 def _scramble_array(array: Any) -> None:
-    if array.flags.writeable and not array.dtype.hasobject:
-        dense = array.T if array.flags.f_contiguous else array
+    dense = array.transpose(_in_memory_order(array.strides))
+    if array.flags.writeable and not array.dtype.hasobject and dense.flags.c_contiguous:
         flat = dense.reshape(-1).view("u1")
         flat ^= 0xFF
 
 
 def _scramble_tensor(tensor: Any) -> None:
     torch: Any = sys.modules["torch"]
-    if tensor.layout is torch.strided and tensor.is_contiguous() and not tensor.is_meta:
-        tensor.detach().reshape(-1).view(torch.uint8).bitwise_not_()
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        return
+    dense = tensor.detach().permute(_in_memory_order(tensor.stride()))
+    if dense.is_contiguous():
+        dense.reshape(-1).view(torch.uint8).bitwise_not_()
+
+
+def _in_memory_order(strides: tuple[int, ...]) -> list[int]:
+    """The dimensions, outermost first."""
+    return sorted(range(len(strides)), key=lambda axis: -strides[axis])
 
 
 def _children(part: object) -> list[object]:

@@ -60,7 +60,11 @@ class _Structured(_EveryCodec):
 class _Pickles(_Structured):
     def objects(self) -> Sequence[object]:
         records = np.zeros(3, [("a", "i4"), ("b", "f8")])
-        return [*super().objects(), OrderedDict(b=1, a=[2]), torch.nn.Parameter(torch.ones(2000)), records, Trust.CODE]
+        channels_last = torch.ones(2, 3, 40, 5).to(memory_format=torch.channels_last)
+        layouts = [np.ones((30, 20, 10)).transpose(2, 0, 1), channels_last]
+        large = [bytes(300_000), bytearray(300_000)]
+        parameter = torch.nn.Parameter(torch.ones(2000))
+        return [*super().objects(), OrderedDict(b=1, a=[2]), parameter, records, Trust.CODE, layouts, large]
 
     def refused(self) -> Sequence[object]:
         return [threading.Lock(), [np.zeros(5000), threading.Lock()]]
