@@ -52,12 +52,18 @@ class Background(Generic[T]):
                 raise TimeoutError(f"no thread for it: {exc}") from exc
         return self
 
-    def wait(self, timeout_s: float) -> bool:
-        """Waits for at most that many seconds; returns whether the call is finished."""
+    def wait(self, timeout_s: float, check_interrupt: Callable[[], None] | None = None) -> bool:
+        """Waits for at most that many seconds; returns whether the call is finished.
+
+        Raises:
+            BaseException: What `check_interrupt` raises, which is called every 0.25 s meanwhile; the call goes on.
+        """
         deadline = Deadline(timeout_s)
         # Not Thread.join: a Ctrl-C in it can make Python 3.11 take a running thread for an ended one. And in slices: a
         # signal that comes just before a wait begins to block is seen only when that wait ends.
         while not self._finished.wait(min(POLL_S, deadline.remaining_s())):
+            if check_interrupt is not None:
+                check_interrupt()
             if deadline.passed():
                 return False
         return True
@@ -97,15 +103,11 @@ def run_bounded(
     Raises:
         TimeoutError: It has not returned within `timeout_s` seconds; it goes on, and what comes of it is dropped. Or
             the process is exiting, and it was not called.
-        BaseException: What `check_interrupt` raises, which is called every 0.25 s meanwhile; the call goes on as well.
+        BaseException: As `Background.wait`.
     """
     call = Background(lambda _: fn(), name).start()
-    deadline = Deadline(timeout_s)
-    while not call.wait(deadline.remaining_s() if check_interrupt is None else min(POLL_S, deadline.remaining_s())):
-        if check_interrupt is not None:
-            check_interrupt()
-        if deadline.passed():
-            raise TimeoutError(f"no answer within {timeout_s:g} s")
+    if not call.wait(timeout_s, check_interrupt):
+        raise TimeoutError(f"no answer within {timeout_s:g} s")
     return call.result()
 
 

@@ -1,15 +1,14 @@
 """The seed's wire: jobs whose ranks run its algorithm or ours, and failures that reach every rank."""
 
-import contextlib
 import copyreg
 import pickle
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 
+from environment import variables
 from gather_bench.peers import KeptBuffer, seed_all_gather_list
 from gather_core import (
     DecodeError,
@@ -21,15 +20,6 @@ from gather_core import (
 )
 from gather_core.compat import all_gather_list, seed_wire
 from rank_pool import RankPool
-
-
-@contextlib.contextmanager
-def variables(**values: str) -> Iterator[None]:
-    """Sets environment variables of this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name, value)
-        yield
 
 
 def forget_earlier_calls() -> None:

@@ -152,6 +152,23 @@ def test_a_round_takes_as_long_as_on_the_slowest_rank_and_the_first_does_not_cou
     assert pool.values(2, body) == [(expected, ["ours", "ours", "theirs", "theirs"] * 4)] * 2
 
 
+ROWS_OF_PLANTED = [
+    ("right", "measured", None, True),
+    ("swapped", "wrong", "rank 1: the object of rank 0 came out different: $: 0 became 1", False),
+    (
+        "of another type",
+        "wrong",
+        "rank 1: the object of rank 0 came out different: $: int became float",
+        False,
+    ),
+    ("too few", "wrong", "rank 1: 1 objects came of 2 ranks", False),
+    ("refused", "refused", "rank 1: ValueError: not on rank 1", False),
+    ("failed", "failed", "rank 1: RuntimeError: lost", False),
+    ("unavailable", "unavailable", "not here", False),
+]
+"""Way, status, reason, whether it was timed."""
+
+
 def test_planted_faults_of_one_rank_are_reported_by_all_and_the_other_ways_are_measured(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> Any:
         from gather_bench.bench.cases import Case
@@ -187,21 +204,7 @@ def test_planted_faults_of_one_rank_are_reported_by_all_and_the_other_ways_are_m
         rows = run_cases(cases, {"rank": lambda rank: rank}, rounds=1, calls=1)
         return [(row.way, row.status, row.reason, row.seconds is not None) for row in rows], rows[0].encoded_nbytes
 
-    expected = [
-        ("right", "measured", None, True),
-        ("swapped", "wrong", "rank 1: the object of rank 0 came out different: $: 0 became 1", False),
-        (
-            "of another type",
-            "wrong",
-            "rank 1: the object of rank 0 came out different: $: int became float",
-            False,
-        ),
-        ("too few", "wrong", "rank 1: 1 objects came of 2 ranks", False),
-        ("refused", "refused", "rank 1: ValueError: not on rank 1", False),
-        ("failed", "failed", "rank 1: RuntimeError: lost", False),
-        ("unavailable", "unavailable", "not here", False),
-    ]
-    assert pool.values(2, body) == [(expected, 11)] * 2
+    assert pool.values(2, body) == [(ROWS_OF_PLANTED, 11)] * 2
 
 
 def test_a_payload_that_needs_a_second_round_shows_it(pool: RankPool) -> None:

@@ -3,25 +3,18 @@
 import contextlib
 import os
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from environment import variables
 from gather_core import ClosedError, DesyncError, GroupBrokenError, RemoteEncodeError
 from gather_core.compat import all_gather_list, all_gather_object, broadcast_object_list, gather_object
 from gather_core.compat.hidden_gatherers import hidden_gatherer
 from rank_pool import RankPool, store_address
-
-
-@contextlib.contextmanager
-def variables(**values: str) -> Iterator[None]:
-    """Sets environment variables of this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name, value)
-        yield
 
 
 def outcome_of(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -44,6 +37,14 @@ def sockets() -> set[str]:
         with contextlib.suppress(OSError):
             links.add(os.readlink(f"/proc/self/fd/{descriptor}"))
     return {link for link in links if link.startswith("socket:")}
+
+
+def settled(look: Callable[[], set[str]], most: int, within_s: float = 5) -> set[str]:
+    """What is there, once it is no more than that or time is up: threads and connections end just after their work."""
+    deadline = time.monotonic() + within_s
+    while len(found := look()) > most and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
 
 
 def test_every_call_gives_what_torch_gives(pool: RankPool) -> None:
@@ -241,8 +242,8 @@ def test_a_destroyed_group_takes_its_gatherer_along_and_the_next_group_gets_its_
             dist.barrier()
             dist.destroy_process_group()
             both = outcome_of(world.all_gather, 1)[0] if transport == "auto" else ClosedError
-            left = threads_of_gatherers() if transport == "auto" else set()
-            new_sockets = len(sockets()) - len(before) if transport == "auto" else 0
+            left = settled(threads_of_gatherers, 0) if transport == "auto" else set()
+            new_sockets = len(settled(sockets, len(before))) - len(before) if transport == "auto" else 0
             store = TCPStore(*store_address(), None, False, wait_for_workers=False)
             dist.init_process_group("gloo", store=PrefixStore("again", store), rank=rank, world_size=world_size)
             all_gather_object(places, rank * 10)

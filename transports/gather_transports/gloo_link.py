@@ -4,7 +4,6 @@ import atexit
 import logging
 import os
 import queue
-import re
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from gather_core.deadline import POLL_S, Deadline
 from gather_core.errors import AbortedError, PeerLostError, TransportError, TransportTimeoutError, format_ranks
 from gather_core.transport import GroupContext
 from gather_transports.forked import never_destroy
+from gather_transports.torch_errors import first_line, is_timeout
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,6 @@ class Exchange(Protocol[T_co]):
 
 
 _log = logging.getLogger("gather_core")
-_SOURCE_PLACE = re.compile(r"\[\S+\.(cc|cpp|h):\d+\] ")
 _GRACE_S = 30.0
 """How much longer than ours Gloo's own timeouts are: whoever gives up first names the ranks, and Gloo cannot."""
 _SEVER_TAG = 0
@@ -231,7 +230,7 @@ class _Connecting:
         if self._failure is not None:
             if deadline.passed():
                 raise self._late() from self._failure
-            raise TransportError(f"Gloo could not connect: {_first_line(self._failure)}") from self._failure
+            raise TransportError(f"Gloo could not connect: {first_line(self._failure)}") from self._failure
         return self._made[0]
 
     def give_up(self) -> None:
@@ -283,17 +282,12 @@ def gloo(call: Callable[..., T], *arguments: Any, peer: int | None = None) -> T:
 
 def _translate(exc: RuntimeError, peer: int | None) -> TransportError:
     """Makes an error of ours from one of Gloo's, which names an address at best."""
-    text = _first_line(exc)
-    if "imed out" in text:
+    text = first_line(exc)
+    if is_timeout(text):
         return TransportTimeoutError(f"Gloo: {text}")
     if peer is None:
         return PeerLostError(f"Gloo lost a connection: {text}")
     return PeerLostError(f"Gloo lost the connection to rank {peer}: {text}", (peer,))
-
-
-def _first_line(exc: Exception) -> str:
-    lines = _SOURCE_PLACE.sub("", str(exc)).splitlines() or [type(exc).__name__]
-    return lines[0].partition(". This is typically")[0]
 
 
 class _Writable:

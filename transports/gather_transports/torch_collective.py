@@ -23,6 +23,7 @@ from gather_core.transport import GroupContext, PeerState, Transport
 from gather_transports.device_ops import DeviceOps
 from gather_transports.forked import never_destroy
 from gather_transports.torch_backend import TorchBackend
+from gather_transports.torch_errors import first_line, is_timeout
 
 if TYPE_CHECKING:
     import torch
@@ -258,8 +259,8 @@ class TorchCollectiveTransport(Transport):
         """Makes an error of ours of the backend's, which names no ranks."""
         if self._aborted is not None:
             return self._ended()
-        text = (str(exc).splitlines() or [type(exc).__name__])[0]
-        if "imed out" in text or "timeout" in text:
+        text = first_line(exc)
+        if is_timeout(text):
             return TransportTimeoutError(f"{self.name}: {text}")
         if "onnection" in text or "remote" in text:
             return PeerLostError(f"{self.name} lost a connection: {text}")

@@ -8,6 +8,7 @@ from gather_core.errors import PeerLostError, ProtocolError, TransportError, Tra
 from gather_core.memory import align, aligned_buffer
 from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
 from gather_transports.elastic_slot import ElasticSlot
+from gather_transports.torch_errors import first_line, is_timeout
 
 _SHARED = "this transport shares the job's group with it"
 
@@ -72,9 +73,9 @@ class AllGatherObjectTransport(Transport):
         try:
             all_gather_object(gathered, filled, self._group)
         except RuntimeError as exc:
-            text = (str(exc).splitlines() or [type(exc).__name__])[0]
-            late = "imed out" in text or "timeout" in text
-            raise (TransportTimeoutError if late else PeerLostError)(f"all_gather_object failed: {text}") from exc
+            text = first_line(exc)
+            error = TransportTimeoutError if is_timeout(text) else PeerLostError
+            raise error(f"all_gather_object failed: {text}") from exc
         except Exception as exc:  # what it unpickled was not ours
             raise ProtocolError(f"what another rank sent cannot be unpickled: {summarize(exc)}; {_SHARED}") from exc
         return _aligned(gathered)
