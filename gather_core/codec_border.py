@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 
 from gather_core.codec import Codec, DecodeOptions, Frames
+from gather_core.collector import without_collection
 from gather_core.errors import DecodeError, EncodeError, LimitError, summarize
+
+_HOLD_OFF_FROM_NBYTES = 32 * 1024
+"""Smaller objects are built before the garbage collector has run more than a few times."""
 
 
 class CodecBorder:
@@ -45,7 +49,9 @@ class CodecBorder:
             DecodeError: Whatever the codec raised; names the rank.
         """
         try:
-            return self._codec.decode(frames, self._options)
+            if sum(map(len, frames)) < _HOLD_OFF_FROM_NBYTES:
+                return self._codec.decode(frames, self._options)
+            return without_collection(lambda: self._codec.decode(frames, self._options))
         except Exception as exc:
             text = f"codec {self._codec.spec} cannot decode the object of rank {rank}: {summarize(exc)}"
             raise DecodeError(text) from exc

@@ -228,7 +228,9 @@ def _holds_only_plain(obj: Any) -> bool:
     """
     level: Sequence[Any] = (obj,)
     for _ in range(MAX_DEPTH + 2):
-        if not _are_numbers(level) and not _PLAIN_OR_HOLDS_IT.issuperset(map(type, level)):
+        if _are_numbers(level):
+            return True
+        if not _PLAIN_OR_HOLDS_IT.issuperset(map(type, level)):
             return False
         level = gc.get_referents(*level)
         if not level:
