@@ -1,5 +1,6 @@
 """Where in an object lies what the msgpack codec refuses: `$.batch[3].meta`."""
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,27 +8,46 @@ _PLAIN_KEYS = (type(None), bool, int, float, str, bytes)
 
 
 class Refusal(Exception):  # noqa: N818
-    """What cannot be kept exactly, and why; on its way up each container adds the step down from itself."""
+    """What cannot be kept exactly, and why; on its way up each message that it leaves adds the way down to it."""
 
     def __init__(self, culprit: object, reason: str) -> None:
         self.reason = reason
         self._culprit = culprit
         self._child = culprit
-        self._steps: list[str] = []
+        self._ways: list[str] = []
         super().__init__(reason)
 
     @property
     def path(self) -> str:
         """From the object that was to be encoded, `$`, to what is refused."""
-        return "$" + "".join(reversed(self._steps))
+        return "$" + "".join(reversed(self._ways))
 
-    def leaves(self, parent: Any) -> None:
-        """Called as the refusal leaves each container, from the inside out."""
-        if parent is self._culprit:  # it contains itself: the shortest way to it is enough
-            self._steps.clear()
-        else:
-            self._steps.append(next((step for step, child in _children(parent) if child is self._child), ""))
-        self._child = parent
+    def is_in(self, root: Any, origin: object) -> None:
+        """Called as the refusal leaves each message, from the inside out.
+
+        Args:
+            root: In which it is to be found.
+            origin: What to look for in the message around this one.
+        """
+        if root is self._culprit:  # it contains itself: the shortest way to it is enough
+            self._ways.clear()
+        elif root is not self._child:
+            self._ways.append(_way(root, self._child))
+        self._child = origin
+
+
+def _way(root: Any, child: object) -> str:
+    """The shortest way through lists and dicts; empty if there is none."""
+    ways, seen = deque([("", root)]), {id(root)}
+    while ways:
+        way, parent = ways.popleft()
+        for step, item in _children(parent):
+            if item is child:
+                return way + step
+            if type(item) in (list, dict) and id(item) not in seen:
+                seen.add(id(item))
+                ways.append((way + step, item))
+    return ""
 
 
 def _children(parent: Any) -> Iterator[tuple[str, Any]]:

@@ -6,13 +6,14 @@ from typing import Any
 
 import msgpack
 
+from gather_codecs.message_hashes import MAX_SAME_HASH, HashWatch, is_crowded
 from gather_codecs.message_registry import RegisteredTypes
 from gather_codecs.message_types import (
     BIGINT,
+    BYTEARRAY,
     COUNTER,
     FROZENSET,
     MAX_DEPTH,
-    MAX_SAME_HASH,
     NDARRAY,
     NUMPY_SCALAR,
     ORDERED_DICT,
@@ -21,7 +22,6 @@ from gather_codecs.message_types import (
     SLICE,
     TENSOR,
     TUPLE,
-    is_crowded,
     leaf_with_code,
     rebuild_numpy_scalar,
 )
@@ -38,39 +38,48 @@ _KEEP: dict[str, Any] = {"strict_map_key": False, "unicode_errors": "surrogatepa
 class Rebuild:
     """Rebuilds one object from its frames; a claim is believed only after a scan has shown that it is true."""
 
-    def __init__(self, frames: Sequence[memoryview], options: DecodeOptions, types: RegisteredTypes) -> None:
+    def __init__(
+        self,
+        frames: Sequence[memoryview],
+        options: DecodeOptions,
+        types: RegisteredTypes,
+        *,
+        looks_at_keys: bool = False,
+    ) -> None:
         self._frames = frames
         self._options = options
         self._types = types
         self._unused = set(range(1, len(frames)))
         self._depth = 0
         self._held_nbytes = 0
+        self._build_dict = _mapping if looks_at_keys else None
+        self._see = _ignore if looks_at_keys else HashWatch().see
 
     def decode(self) -> object:
         """The object.
 
         Raises:
             LimitError: Nested data would take too many copies.
+            CrowdedError: So many objects share a hash that each dict must be looked at before it is built.
             Exception: Whatever it is, the frames are not what the codec writes.
         """
-        head = self._frames[0]
-        if len(self._frames) == 1:
-            try:
-                return _unpack_plain(head)
-            except _HoldsExtensionError:
-                pass
-        obj = self._unpack(head)
+        obj = self._unpack(self._frames[0])
         if self._unused:
             raise DecodeError(f"{len(self._unused)} frames that nothing refers to")
         return obj
 
     def _unpack(self, data: Any) -> Any:
-        """Unpacks one message that may hold extensions."""
+        """Unpacks one message, after a scan that builds nothing has shown that its lengths are true.
+
+        Without a function of ours per dict, which would take half as long again, unless it must be. So of a key that is
+        there twice, the last value counts.
+        """
         self._depth += 1
         if self._depth > MAX_DEPTH + 2:
             raise DecodeError(f"nested more than {MAX_DEPTH} deep")
-        _check_lengths(data)
-        obj = msgpack.unpackb(data, **_KEEP, ext_hook=self._rebuild, object_pairs_hook=_mapping)
+        if len(data) >= _SCAN_FROM_NBYTES:
+            _scan(data)
+        obj = msgpack.unpackb(data, **_KEEP, ext_hook=self._rebuild, object_pairs_hook=self._build_dict)
         self._depth -= 1
         return obj
 
@@ -80,6 +89,8 @@ class Rebuild:
         if self._held_nbytes > self._options.limits.payload_nbytes:
             raise LimitError(f"copies of {self._held_nbytes} bytes of nested data are above {self._options.limits}")
         obj = self._rebuild_one(code, data)
+        if code not in _NO_KEYS:
+            self._see(obj)
         self._held_nbytes -= len(data)
         return obj
 
@@ -134,30 +145,12 @@ class Rebuild:
         return entry.rebuild(data)
 
 
-class _HoldsExtensionError(Exception):
-    """A message is not plain data all the way down."""
+def _ignore(obj: object) -> None:
+    pass
 
 
-def _unpack_plain(data: Any) -> Any:
-    """Unpacks one message without a function of ours per dict, which would take half as long again.
-
-    So of a key that is there twice, the last value counts. Too many plain keys cannot share a hash (`is_crowded`).
-
-    Raises:
-        _HoldsExtensionError: There is one in it.
-    """
-    _check_lengths(data)
-    return msgpack.unpackb(data, **_KEEP, ext_hook=_refuse_extension)
-
-
-def _refuse_extension(code: int, data: bytes) -> Any:
-    raise _HoldsExtensionError
-
-
-def _check_lengths(data: Any) -> None:
+def _scan(data: Any) -> None:
     """Goes through one message without building anything; raises where its lengths are not true."""
-    if len(data) < _SCAN_FROM_NBYTES:
-        return
     scanner = msgpack.Unpacker(max_buffer_size=len(data) + 1)
     scanner.feed(data)
     scanner.skip()
@@ -166,10 +159,7 @@ def _check_lengths(data: Any) -> None:
 def _mapping(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     if len(pairs) > MAX_SAME_HASH:
         _check_hashes([key for key, _ in pairs])
-    mapping = dict(pairs)
-    if len(mapping) != len(pairs):
-        raise DecodeError(f"{len(pairs) - len(mapping)} keys of a dict that it has already")
-    return mapping
+    return dict(pairs)
 
 
 def _check_hashes(keys: list[Any]) -> None:
@@ -199,6 +189,7 @@ def _slice(parts: list[Any]) -> slice:
     return slice(start, stop, step)
 
 
+_NO_KEYS = frozenset({SET, BYTEARRAY, ORDERED_DICT, COUNTER, NDARRAY, TENSOR})
 _MAPPINGS: dict[int, type[dict[Any, Any]]] = {ORDERED_DICT: OrderedDict, COUNTER: Counter}
 _FROM_PARTS: dict[int, Callable[[list[Any]], Any]] = {
     TUPLE: tuple,

@@ -11,7 +11,7 @@ import pathlib
 import sys
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -24,8 +24,6 @@ from gather_codecs.tensors import plain_dtype, plain_dtype_code
 from gather_core.errors import DecodeError
 
 MAX_DEPTH = 100
-MAX_SAME_HASH = 256
-"""More keys of one hash make a dict or set slow to build, as each is compared with all before it."""
 _MAX_FRACTION_BITS = 1 << 18
 """Of larger fractions, whether they are in lowest terms takes long to see."""
 
@@ -73,11 +71,6 @@ def leaf_of(kind: type) -> Leaf | None:
 def leaf_with_code(code: int) -> Leaf | None:
     """What travels under that code; None if it is none of the table."""
     return _BY_CODE.get(code)
-
-
-def is_crowded(keys: Collection[Any]) -> bool:
-    """Whether too many keys share a hash, which 64-bit ints, floats, text and bytes cannot bring about."""
-    return len(keys) > MAX_SAME_HASH and max(Counter(map(hash, keys)).values()) > MAX_SAME_HASH
 
 
 def dtype_code(obj: Any) -> str:
