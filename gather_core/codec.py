@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar, Literal, TypeAlias
 
-from gather_core.memory import aligned_buffer
+from gather_core.blocks import result_buffer
 
 __all__ = ["Buffer", "Codec", "DecodeOptions", "Frames", "Limits", "TensorDevice", "Trust"]
 
@@ -31,11 +31,18 @@ class Trust(Enum):
 class Limits:
     """Bounds on what is believed from the wire, checked before anything is allocated.
 
-    They must be equal on every rank (round 0 compares them). On the bytes as they travel, the sender checks the first
-    three before anything is sent, so that such a payload is refused by all ranks or by none. What a codec learns only
-    while it decodes, it checks on the rank that decodes, and only that rank raises: sizes after decompression, the
-    expansion ratio, and the copies that msgpack makes of nested data. The built-in zstd compresses nothing that the
-    defaults would refuse; lower limits may refuse on the receivers what the sender could send.
+    They must be equal on every rank (round 0 compares them). Who checks what:
+
+    - `payload_nbytes`, `num_frames`, `frame_nbytes`: the sender, before anything is sent, so that such a payload is
+      refused by all ranks or by none; and each receiver, in the header and the frame table.
+    - The first and the third again, and `expansion_ratio`: a compressor (`zstd`), before it decompresses a frame.
+    - `depth`, `container_length`, `string_nbytes`, and `payload_nbytes` for the copies that it makes of nested data:
+      a codec that builds nothing but data (`msgpack`), while it decodes.
+
+    What a codec learns only while it decodes, it refuses on the rank that decodes, and only that rank raises. `encode`
+    is not told these limits: what it refuses depends on the object alone. The built-in codecs encode nothing that the
+    defaults would refuse; lower limits may refuse on the receivers what the sender could send. Codecs that can run code
+    check none of the last three: their bytes can do anything. `raw` builds no containers and has no use for them.
     """
 
     payload_nbytes: int = 1 << 36
@@ -46,6 +53,14 @@ class Limits:
     """One frame, in bytes, also after decompression."""
     expansion_ratio: int = 20_000
     """Decompressed over compressed size of one frame; the built-in zstd never writes more than half the default."""
+    depth: int = 100
+    """Levels of containers inside each other: `[[1]]` is 1 deep. Msgpack goes no deeper than the default, whatever is
+    allowed here."""
+    container_length: int = (1 << 32) - 1
+    """Items of one list, tuple, set or dict inside a message; the default is what MessagePack can say."""
+    string_nbytes: int = (1 << 32) - 1
+    """Bytes of one str, bytes or bytearray inside a message, arrays sent inside it included (msgpack: below 1 KiB);
+    the default is what MessagePack can say."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -71,6 +86,11 @@ class Codec(ABC):
     name: ClassVar[str]
     """The registry key, lower case."""
     trust: ClassVar[Trust] = Trust.CODE
+    wire_version: ClassVar[int] = 1
+    """Of the frames: goes up by one in the release whose frames the release before would misread or refuse.
+
+    `decode` goes on to read those of all earlier versions, which may have been kept, and tells them by their bytes.
+    """
 
     @abstractmethod
     def encode(self, obj: object) -> Frames:
@@ -99,14 +119,17 @@ class Codec(ABC):
         return self.name
 
     def fingerprint(self) -> str:
-        """Equal on ranks that can read each other's frames; compared before the first byte is sent."""
-        return self.spec
+        """Equal on ranks that can read each other's frames; compared before the first byte is sent.
+
+        An override keeps "wire N" in it, where N is `wire_version` and not 1.
+        """
+        return self.spec if self.wire_version == 1 else f"{self.spec} wire {self.wire_version}"
 
 
 def own(frame: memoryview) -> memoryview:
     """Returns writable memory that the decoded object may keep: the frame itself, or a copy where it is borrowed."""
     if not frame.readonly:
         return frame
-    copy = aligned_buffer(frame.nbytes)
+    copy = result_buffer(frame.nbytes)
     copy[:] = frame
     return copy

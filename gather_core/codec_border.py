@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gather_core.codec import Codec, DecodeOptions, Frames
+from gather_core.codec import Buffer, Codec, DecodeOptions, Frames
 from gather_core.collector import without_collection
 from gather_core.errors import DecodeError, EncodeError, LimitError, summarize
 
@@ -27,8 +27,10 @@ class CodecBorder:
             LimitError: More or larger frames than the limits allow.
         """
         codec = self._codec
+        frames: list[Buffer] = []
         try:
-            frames = [frame if type(frame) is bytes else _as_bytes(frame) for frame in codec.encode(obj)]
+            for frame in codec.encode(obj):
+                frames.append(frame if type(frame) is bytes else _as_bytes(frame))
         except EncodeError:
             raise
         except Exception as exc:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar
 
+from gather_core.blocks import result_buffer
 from gather_core.call import Call, Timeout, as_int
 from gather_core.codec import Codec, DecodeOptions, Limits, TensorDevice
 from gather_core.codec_border import CodecBorder, give_largest
@@ -26,7 +27,6 @@ from gather_core.errors import (
     TransportTimeoutError,
     summarize,
 )
-from gather_core.memory import aligned_buffer
 from gather_core.notes import NOTES_WITHIN_S, Notes, Position
 from gather_core.rendezvous import connect
 from gather_core.settings import DEFAULT_SLOT_NBYTES, GatherSettings, SettingsSource
@@ -381,7 +381,7 @@ class Gatherer:
         parts = payload_parts(outgoing.frames) if sizes[self._rank] else []
         timeout_s = deadline.remaining_s()
         receives = not call.routed or call.root == self._rank
-        into = [aligned_buffer(size if receives else 0) for size in sizes]
+        into = [result_buffer(size if receives else 0) for size in sizes]
         if not call.routed:
             return self._transport.all_gather_exact(parts, sizes, into=into, timeout_s=timeout_s)
         parts_per_peer = [parts if peer == call.root else [] for peer in self._everyone]

@@ -26,6 +26,9 @@ class _LimitTypes(BaseModel):
     num_frames: int
     frame_nbytes: int
     expansion_ratio: int
+    depth: int
+    container_length: int
+    string_nbytes: int
 
 
 class SettingTypes(BaseSettings):

@@ -95,15 +95,18 @@ def write_header(
 
 
 def read_header(slot: memoryview) -> Header:
-    """Reads and verifies the header of a slot, whatever its bytes are; allocates nothing.
+    """Reads and verifies the header of a slot, whatever its bytes are; allocates nothing but a copy of them.
+
+    What is verified is the copy: a peer may share the slot's memory.
 
     Raises:
         ProtocolError: Too short, or the checksum is wrong.
     """
     if len(slot) < HEADER_NBYTES:
         raise ProtocolError(f"a slot of {len(slot)} bytes is shorter than its {HEADER_NBYTES}-byte header")
-    total_nbytes, checksum, rank, num_frames, payload_checksum, agreement = _HEADER.unpack_from(slot, 0)
-    if checksum != xxh3_64_intdigest(slot[16:64], total_nbytes):
+    header = slot[:HEADER_NBYTES].tobytes()
+    total_nbytes, checksum, rank, num_frames, payload_checksum, agreement = _HEADER.unpack(header)
+    if checksum != xxh3_64_intdigest(header[16:], total_nbytes):
         raise ProtocolError("the header's checksum is wrong: the slot was damaged on its way, or never written")
     return Header(total_nbytes, rank, num_frames, payload_checksum, agreement)
 

@@ -357,6 +357,24 @@ class FingerprintInBytes(RightCodec):
         return b"right"
 
 
+@rejected_by(test_a_wire_version_is_a_number_that_the_fingerprint_tells=r"wire_version is '1'; it must be an int")
+class WireVersionInWords(RightCodec):
+    wire_version = "1"  # type: ignore[assignment]
+
+
+@rejected_by(test_a_wire_version_is_a_number_that_the_fingerprint_tells="wire_version is 0; .* at least 1")
+class WireVersionFromZero(RightCodec):
+    wire_version = 0
+
+
+@rejected_by(test_a_wire_version_is_a_number_that_the_fingerprint_tells="'right wire 20' does not hold 'wire 2'; put")
+class FingerprintForgetsTheWireVersion(RightCodec):
+    wire_version = 2
+
+    def fingerprint(self) -> str:
+        return f"{self.spec} wire 20"
+
+
 @rejected_by(test_a_copy_made_from_the_spec_reads_the_frames="put all options into spec")
 class SpecForgetsTheOption(RightCodec):
     """Must be registered."""

@@ -123,5 +123,5 @@ class _Encoder(Encoder):
     _more_reducers = _REDUCERS
     _pickler: _Pickler
 
-    def is_current(self) -> bool:
-        return self._pickler.by_value is None and super().is_current()
+    def starts_over(self) -> bool:
+        return self._pickler.by_value is None and super().starts_over()

@@ -1,6 +1,9 @@
 """Cloudpickle: pickles by value what pickle refers to by name."""
 
+import io
+import sys
 from collections import ChainMap
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
@@ -12,6 +15,7 @@ from gather_core.codec import Frames
 class CloudpickleCodec(PickleCodec):
     """As `pickle`, and also lambdas, closures, local classes and those of `__main__`, by value.
 
+    What cloudpickle would make something else of is refused: a memoryview, which would arrive as bytes, an open file.
     All ranks must run the same version of Python, because the code itself travels; the fingerprint contains it.
     """
 
@@ -27,8 +31,23 @@ class CloudpickleCodec(PickleCodec):
         return [*head.frames(), *buffers]
 
 
+def _refuse(obj: Any) -> Any:
+    """As pickle does, which raises a TypeError."""
+    return obj.__reduce_ex__(5)
+
+
+def _reduce_file(file: io.TextIOWrapper) -> Any:
+    """The standard streams go by their names, and no other file."""
+    if file is sys.stdout or file is sys.stderr:
+        return cloudpickle.Pickler.dispatch_table[io.TextIOWrapper](file)
+    return _refuse(file)
+
+
+_REFUSED: dict[type, Callable[[Any], Any]] = {memoryview: _refuse, io.TextIOWrapper: _reduce_file}
+
+
 class _TensorAwareCloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, *args: Any) -> None:
         # The C pickler reads its table while it is initialised.
-        self.dispatch_table = ChainMap(reducers(), cloudpickle.Pickler.dispatch_table)
+        self.dispatch_table = ChainMap(reducers(), _REFUSED, cloudpickle.Pickler.dispatch_table)
         super().__init__(*args)

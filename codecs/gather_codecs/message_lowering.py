@@ -48,6 +48,15 @@ _MISTAKEN: frozenset[type] = frozenset({bytearray, memoryview, msgpack.ExtType, 
 """What the packer takes for something else, instead of asking."""
 
 
+def pack_plain(obj: object) -> bytes | None:
+    """The message of plain data; None if there is something else, or odd ints or text, or it is too deep."""
+    try:
+        packed: bytes = msgpack.Packer(strict_types=True, buf_size=_PACKER_NBYTES).pack(obj)
+    except Exception:  # what it is, lowering will find out
+        return None
+    return packed if _is_taken_right(obj, is_plain=True) else None
+
+
 class Lowering:
     """Lowers one object, once.
 
@@ -107,7 +116,8 @@ class Lowering:
             return None
         if type(obj) is list and PLAIN.issuperset(map(type, obj)):
             return packed
-        return packed if self._is_taken_right(obj, self._num_asked == num_asked) else None
+        is_plain = self._num_asked == num_asked
+        return packed if _is_taken_right(obj, is_plain=is_plain, looks_at_keys=self._looks_at_keys) else None
 
     def _pack(self, obj: Any) -> bytes:
         num_frames = len(self.frames)
@@ -121,25 +131,6 @@ class Lowering:
         packer = msgpack.Packer(strict_types=True, default=self._lower_other, buf_size=_PACKER_NBYTES, **options)
         packed: bytes = packer.pack(obj)
         return packed
-
-    def _is_taken_right(self, obj: Any, is_all_known: bool) -> bool:
-        """Whether lists and dicts, as deep as the packer goes by itself, hold nothing that it mistakes.
-
-        Level by level, as asking each container for its own takes twice as long. `is_all_known`: it has not asked.
-        """
-        level: Sequence[Any] = (obj,)
-        for _ in range(MAX_DEPTH + 2):
-            if not level or (is_all_known and _are_numbers(level)):
-                return True
-            kinds = set(map(type, level))
-            if not kinds <= _PLAIN_OR_HOLDS_IT:
-                if not kinds.isdisjoint(_MISTAKEN):
-                    return False
-                level = [item for item in level if type(item) in _HOLDS_OTHERS]
-            if self._looks_at_keys:
-                _check_keys(level)
-            level = gc.get_referents(*level)
-        return False
 
     def _taken_right(self, obj: Any, depth: int) -> Any:
         """The object, with what the packer mistakes lowered already."""
@@ -223,6 +214,29 @@ class Lowering:
             return flat.tobytes()
         self.frames.append(flat)
         return len(self.frames)
+
+
+def _is_taken_right(obj: Any, *, is_plain: bool, looks_at_keys: bool = False) -> bool:
+    """Whether lists and dicts, as deep as the packer goes by itself, hold nothing that it mistakes.
+
+    Level by level, as asking each container for its own takes twice as long. `is_plain`: it has asked
+    for nothing.
+    """
+    level: Sequence[Any] = (obj,)
+    for _ in range(MAX_DEPTH + 2):
+        if not level or (is_plain and _are_numbers(level)):
+            return True
+        kinds = set(map(type, level))
+        if not kinds <= _PLAIN_OR_HOLDS_IT:
+            if not kinds.isdisjoint(_MISTAKEN):
+                return False
+            level = [item for item in level if type(item) in _HOLDS_OTHERS]
+        elif kinds.isdisjoint(_HOLDS_OTHERS):
+            return True
+        if looks_at_keys:
+            _check_keys(level)
+        level = gc.get_referents(*level)
+    return False
 
 
 def _ignore(obj: object) -> None:

@@ -1,5 +1,7 @@
 """The receiving half of the msgpack codec: rebuilds one object from frames that may be hostile."""
 
+import gc
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,13 +28,16 @@ from gather_codecs.message_types import (
     rebuild_numpy_scalar,
 )
 from gather_codecs.tensors import build_array, build_tensor, dtype_of, place, plain_dtype
-from gather_core.codec import DecodeOptions, own
+from gather_core.codec import DecodeOptions, Limits, own
 from gather_core.errors import DecodeError, LimitError
 
 _SCAN_FROM_NBYTES = 512
 """Shorter messages cannot claim enough to be worth a scan."""
-# timestamp=1: MessagePack's own Timestamp, which encode never writes, can become a float at most.
-_KEEP: dict[str, Any] = {"strict_map_key": False, "unicode_errors": "surrogatepass", "timestamp": 1}
+_SCAN_DEPTH_FROM_NBYTES = 8192
+"""In shorter messages it is faster to see how deep they are once they are unpacked."""
+_UNPACKER_DEPTH = 1024
+"""As deep as msgpack's unpacker goes; it is a constant of its C code."""
+_TOO_LONG = re.compile(r"(\d+) exceeds max_(str|bin|array|map)_len\((\d+)\)")
 
 
 class Rebuild:
@@ -50,8 +55,10 @@ class Rebuild:
         self._options = options
         self._types = types
         self._unused = set(range(1, len(frames)))
-        self._depth = 0
+        self._num_messages = 0
+        self._nesting = 0
         self._held_nbytes = 0
+        self._max_depth = min(options.limits.depth, MAX_DEPTH)
         self._build_dict = _mapping if looks_at_keys else None
         self._see = _ignore if looks_at_keys else HashWatch().see
 
@@ -59,13 +66,16 @@ class Rebuild:
         """The object.
 
         Raises:
-            LimitError: Nested data would take too many copies.
+            LimitError: It is deeper or longer than the limits allow, or nested data would take too many copies.
             CrowdedError: So many objects share a hash that each dict must be looked at before it is built.
             Exception: Whatever it is, the frames are not what the codec writes.
         """
-        obj = self._unpack(self._frames[0])
+        head = self._frames[0]
+        obj = self._unpack(head)
         if self._unused:
             raise DecodeError(f"{len(self._unused)} frames that nothing refers to")
+        if self._num_messages > 1 or self._max_depth < len(head) < _SCAN_DEPTH_FROM_NBYTES:
+            _check_depth(obj, self._max_depth)
         return obj
 
     def _unpack(self, data: Any) -> Any:
@@ -74,13 +84,32 @@ class Rebuild:
         Without a function of ours per dict, which would take half as long again, unless it must be. So of a key that is
         there twice, the last value counts.
         """
-        self._depth += 1
-        if self._depth > MAX_DEPTH + 2:
+        self._num_messages += 1
+        self._nesting += 1
+        if self._nesting > MAX_DEPTH + 2:
             raise DecodeError(f"nested more than {MAX_DEPTH} deep")
-        if len(data) >= _SCAN_FROM_NBYTES:
-            _scan(data)
-        obj = msgpack.unpackb(data, **_KEEP, ext_hook=self._rebuild, object_pairs_hook=self._build_dict)
-        self._depth -= 1
+        nbytes = len(data)
+        if nbytes >= _SCAN_FROM_NBYTES:
+            _scan(data, self._max_depth)
+        limits = self._options.limits
+        max_items, max_text = min(limits.container_length, nbytes), min(limits.string_nbytes, nbytes)
+        try:
+            obj = msgpack.unpackb(
+                data,
+                strict_map_key=False,
+                unicode_errors="surrogatepass",
+                timestamp=1,  # which encode never writes; so it can become a float at most
+                ext_hook=self._rebuild,
+                object_pairs_hook=self._build_dict,
+                max_array_len=max_items,
+                max_map_len=max_items,
+                max_str_len=max_text,
+                max_bin_len=max_text,
+            )
+        except ValueError as exc:
+            _raise_where_too_long(exc, limits)
+            raise
+        self._nesting -= 1
         return obj
 
     def _rebuild(self, code: int, data: bytes) -> Any:
@@ -95,6 +124,8 @@ class Rebuild:
         return obj
 
     def _rebuild_one(self, code: int, data: bytes) -> Any:
+        if code == BYTEARRAY and len(data) > self._options.limits.string_nbytes:
+            raise LimitError(f"{len(data)} bytes are above Limits.string_nbytes={self._options.limits.string_nbytes}")
         if code == BIGINT:
             return int.from_bytes(data, "little", signed=True)
         leaf = leaf_with_code(code)
@@ -142,6 +173,7 @@ class Rebuild:
                 f"nothing is registered under {tag!r:.120} on this rank; call register_type on every rank before the "
                 "Gatherer is made"
             )
+        _check_depth(data, self._max_depth)
         return entry.rebuild(data)
 
 
@@ -149,11 +181,43 @@ def _ignore(obj: object) -> None:
     pass
 
 
-def _scan(data: Any) -> None:
-    """Goes through one message without building anything; raises where its lengths are not true."""
-    scanner = msgpack.Unpacker(max_buffer_size=len(data) + 1)
+def _scan(data: Any, max_depth: int) -> None:
+    """Goes through one message without building anything; raises where its lengths are not true, or it is too deep.
+
+    So many lists are put around it that the unpacker's own bound is reached where the depth is. An empty list or dict
+    at the bottom does not count.
+    """
+    around = b"\x91" * (_UNPACKER_DEPTH - max_depth - 1) if len(data) >= _SCAN_DEPTH_FROM_NBYTES else b""
+    scanner = msgpack.Unpacker(max_buffer_size=len(around) + len(data) + 1)
+    scanner.feed(around)
     scanner.feed(data)
-    scanner.skip()
+    try:
+        scanner.skip()
+    except msgpack.StackError as exc:
+        raise _too_deep(max_depth) from exc
+
+
+def _check_depth(obj: object, max_depth: int) -> None:
+    level = [obj] if type(obj) in _CONTAINERS else []
+    for _ in range(max_depth + 1):
+        if not level:
+            return
+        level = [item for item in gc.get_referents(*level) if type(item) in _CONTAINERS]
+    if level:
+        raise _too_deep(max_depth)
+
+
+def _too_deep(max_depth: int) -> LimitError:
+    return LimitError(f"containers are nested deeper than Limits.depth={max_depth}")
+
+
+def _raise_where_too_long(exc: ValueError, limits: Limits) -> None:
+    found = _TOO_LONG.match(str(exc))
+    if found is None:
+        return
+    name = "string_nbytes" if found[2] in ("str", "bin") else "container_length"
+    if int(found[3]) == getattr(limits, name):
+        raise LimitError(f"a {found[2]} of length {found[1]} is above Limits.{name}={found[3]}") from exc
 
 
 def _mapping(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -189,6 +253,7 @@ def _slice(parts: list[Any]) -> slice:
     return slice(start, stop, step)
 
 
+_CONTAINERS = frozenset({list, dict, tuple, set, frozenset, OrderedDict, Counter, slice})
 _NO_KEYS = frozenset({SET, BYTEARRAY, ORDERED_DICT, COUNTER, NDARRAY, TENSOR})
 _MAPPINGS: dict[int, type[dict[Any, Any]]] = {ORDERED_DICT: OrderedDict, COUNTER: Counter}
 _FROM_PARTS: dict[int, Callable[[list[Any]], Any]] = {

@@ -9,7 +9,7 @@ Encoding is `message_lowering.py`; decoding, `message_rebuild.py`, builds these 
 from collections.abc import Sequence
 
 from gather_codecs.message_hashes import CrowdedError
-from gather_codecs.message_lowering import Lowering
+from gather_codecs.message_lowering import Lowering, pack_plain
 from gather_codecs.message_paths import Refusal
 from gather_codecs.message_rebuild import Rebuild
 from gather_codecs.message_registry import register_type, registered_types
@@ -54,6 +54,9 @@ class MessagePackCodec(Codec):
         return self.name + registered_types().fingerprint()
 
     def encode(self, obj: object) -> Frames:
+        plain = pack_plain(obj)
+        if plain is not None:
+            return [plain]
         try:
             try:
                 return self._frames(obj)

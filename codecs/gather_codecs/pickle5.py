@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 OUT_OF_BAND_FROM_NBYTES = 4096
 """Smaller buffers are cheaper inside the pickle than as a frame of their own."""
-_KEEP_UP_TO_NBYTES = 1 << 14
-"""A pickler that wrote a larger head is dropped: clearing its grown memo would cost every later call."""
+_SMALL_UP_TO_NBYTES = 1 << 14
+"""Heads that leave the pickler's memo small."""
+_KEEP_UP_TO_CHUNKS = 16
+"""A pickler that wrote more, of 64 KiB each where there are no large bytes, is dropped: its memo may hold megabytes."""
 _LARGE_FROM_NBYTES = 1 << 17
 """Smaller parts of the head are cheaper copied into one frame."""
 _PIECES_FOLLOW = 0
 """The first byte of a frame that lists the lengths of the frames behind it that are the head; no pickle begins so."""
 _LENGTH_NBYTES = 8
-_FRAMED = struct.Struct("<2scQ")
+_FRAME_START = struct.Struct("<cQ")
 _PROTOCOL_5, _FRAME = b"\x80\x05", b"\x95"
 
 
@@ -58,7 +60,7 @@ class PickleCodec(Codec):
         if encoder is None or not encoder.is_current():
             encoder = self._new_encoder()
         frames = encoder.encode(obj)
-        if len(frames[0]) <= _KEEP_UP_TO_NBYTES and frames[0][0] != _PIECES_FOLLOW:
+        if encoder.starts_over():
             idle.encoder = encoder
         return frames
 
@@ -110,11 +112,9 @@ def _load_head(pieces: Sequence[memoryview], buffers: Iterable[memoryview]) -> o
     What a damaged head has behind the end of the pickle but inside that frame is ignored, as pickle itself does.
     """
     try:
-        # What pickle wrote as one frame says how long it is; only other heads need the slower unpickler that tells.
-        if len(pieces) == 1 and len(pieces[0]) > _FRAMED.size:
-            protocol, opcode, nbytes = _FRAMED.unpack_from(pieces[0])
-            if protocol == _PROTOCOL_5 and opcode == _FRAME and nbytes == len(pieces[0]) - _FRAMED.size:
-                return pickle.loads(pieces[0], buffers=buffers)
+        # What pickle wrote as frames says how long it is; only other heads need the slower unpickler that tells.
+        if len(pieces) == 1 and _is_framed(pieces[0]):
+            return pickle.loads(pieces[0], buffers=buffers)
         # For what is small anyway, a copy is cheaper than reading piece by piece.
         stream = io.BytesIO(pieces[0]) if len(pieces) == 1 else io.BufferedReader(_Pieces(pieces))
         obj: object = pickle.Unpickler(stream, buffers=buffers).load()
@@ -125,6 +125,20 @@ def _load_head(pieces: Sequence[memoryview], buffers: Iterable[memoryview]) -> o
     if surplus := sum(map(len, pieces)) - stream.tell():
         raise DecodeError(f"{surplus} bytes behind the pickle")
     return obj
+
+
+def _is_framed(head: memoryview) -> bool:
+    """Whether this is a pickle in frames, side by side, whose lengths end where it ends."""
+    end = len(head)
+    if head[: len(_PROTOCOL_5)] != _PROTOCOL_5:
+        return False
+    start = len(_PROTOCOL_5)
+    while start + _FRAME_START.size < end:
+        opcode, nbytes = _FRAME_START.unpack_from(head, start)
+        if opcode != _FRAME or not nbytes:
+            return False
+        start += _FRAME_START.size + nbytes
+    return start == end
 
 
 class _Pieces(io.RawIOBase):
@@ -193,6 +207,7 @@ class Encoder:
     def __init__(self) -> None:
         self._head = Chunks()
         self._buffers: list[Any] = []
+        self._is_grown = False
         self._copyreg = dict(copyreg.dispatch_table)
         self._reducers = reducers()
         self._pickler = self._new_pickler(self._head, 5, buffer_callback=out_of_band(self._buffers))
@@ -205,11 +220,23 @@ class Encoder:
 
     def encode(self, obj: object) -> list[Any]:
         self._pickler.dump(obj)
+        return self._head.frames() + self._buffers
+
+    def starts_over(self) -> bool:
+        """Forgets the object; or returns False where that would cost more than another encoder.
+
+        Growing the memo makes up a tenth of the time that a large object takes, so a grown one is good for another
+        large object, but clearing it would take longer than a small one.
+        """
+        head = self._head
+        is_large = len(head) > 1 or len(head[0]) > _SMALL_UP_TO_NBYTES
+        if len(head) > _KEEP_UP_TO_CHUNKS or (self._is_grown and not is_large):
+            return False
+        self._is_grown = is_large
         self._pickler.clear_memo()
-        frames = [*self._head.frames(), *self._buffers]
-        self._head.clear()
+        head.clear()
         self._buffers.clear()
-        return frames
+        return True
 
 
 class _Decoding(threading.local):

@@ -180,20 +180,26 @@ def _build_dtype(description: Any) -> "np.dtype[Any]":
     Raises:
         ValueError: It describes no dtype of plain numbers, times, strings or records of them.
     """
+    built = _build_any_dtype(description)
+    # Once, at the outermost level: at each, a nested record would be described as often as it is deep.
+    if type(description) is not str and _write_json(_describe(built)) != _write_json(description):
+        raise ValueError(f"{description!r:.80} is not how raw describes a dtype")
+    return built
+
+
+def _build_any_dtype(description: Any) -> "np.dtype[Any]":
     import numpy as np
 
     if type(description) is str:
         return np.dtype(description) if _FLEXIBLE_DTYPE.fullmatch(description) else plain_dtype(description)
     if type(description) is list:
         base, shape = description
-        return np.dtype((_build_dtype(base), tuple(shape)))
+        return np.dtype((_build_any_dtype(base), tuple(shape)))
     if type(description) is not dict or description.keys() != _RECORD_KEYS or description["itemsize"] == 0:
         raise ValueError(f"{description!r:.80} is no dtype")
-    formats = [_build_dtype(item) for item in description["formats"]]
+    formats = [_build_any_dtype(item) for item in description["formats"]]
     record: Any = {key: description[key] for key in ("names", "offsets", "itemsize")}
     built: np.dtype[Any] = np.dtype(record | {"formats": formats}, align=description["aligned"] is True)
-    if _write_json(_describe(built)) != _write_json(description):
-        raise ValueError(f"{description!r:.80} is not how raw describes a dtype")
     return built
 
 

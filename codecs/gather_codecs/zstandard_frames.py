@@ -8,9 +8,9 @@ from typing import Any
 
 import zstandard
 
+from gather_core.blocks import result_buffer
 from gather_core.codec import Buffer, Codec, DecodeOptions, Frames, Limits
 from gather_core.errors import DecodeError, LimitError
-from gather_core.memory import aligned_buffer
 
 DEFAULT_LEVEL = 1
 DEFAULT_MIN_NBYTES = 10_000
@@ -22,6 +22,11 @@ _STORED = (1 << 64) - 1
 _DEFAULTS = Limits()
 _MAX_RATIO = _DEFAULTS.expansion_ratio // 2
 """Frames of zeros shrink up to 32,768 times; padded to this they stay below the default limit."""
+_WINDOW_NBYTES = 1 << 10
+"""The least that zstd takes: a frame goes in one piece into memory of its declared size, and needs no window."""
+_BLOCK_HEADER_NBYTES = 3
+_BLOCK_OF_ONE_BYTE = 1
+_CHECKSUM_NBYTES = 4
 _SKIPPABLE = struct.Struct("<II")
 _SKIPPABLE_MAGIC = 0x184D2A50
 
@@ -112,18 +117,18 @@ class ZstdCodec(Codec):
     def _decompress(self, packed: memoryview, size: int) -> memoryview:
         """Decompresses into memory of the declared size, which the codec inside may keep."""
         try:
-            declared = zstandard.get_frame_parameters(packed).content_size
+            frame, declared = _one_frame(packed)
             if declared != size:
                 raise DecodeError(f"the table says {size} bytes, the zstd frame {declared}")
-            raw = aligned_buffer(size)
-            self._fill(raw, packed)
+            raw = result_buffer(size)
+            self._fill(raw, frame)
         except (zstandard.ZstdError, MemoryError) as exc:
             raise DecodeError(f"damaged zstd frame: {exc}") from exc
         return raw
 
-    def _fill(self, raw: memoryview, packed: memoryview) -> None:
+    def _fill(self, raw: memoryview, frame: memoryview) -> None:
         filled = 0
-        with self._contexts.decompressor.stream_reader(packed, read_across_frames=True) as reader:
+        with self._contexts.decompressor.stream_reader(frame) as reader:
             while filled < len(raw) and (count := reader.readinto(raw[filled:])):
                 filled += count
             if filled != len(raw) or reader.read(1):
@@ -135,7 +140,7 @@ class _Contexts(threading.local):
 
     def __init__(self, level: int) -> None:
         self.compressor = zstandard.ZstdCompressor(level=level)
-        self.decompressor = zstandard.ZstdDecompressor()
+        self.decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_NBYTES)
 
 
 def _sample(view: memoryview) -> bytes:
@@ -150,6 +155,33 @@ def _pad(packed: bytes, raw_nbytes: int) -> bytes:
     num_missing = max(0, -(-raw_nbytes // _MAX_RATIO) - len(packed))
     padding = _SKIPPABLE.pack(_SKIPPABLE_MAGIC, num_missing) + bytes(num_missing) if num_missing else b""
     return b"".join((memoryview(packed), padding))
+
+
+def _one_frame(packed: memoryview) -> tuple[memoryview, int]:
+    """The one frame in front of `_pad`'s padding, and the size that it declares.
+
+    Raises:
+        DecodeError: There is something else, or more, or not all of it.
+    """
+    parameters = zstandard.get_frame_parameters(packed)
+    end = _end_of_frame(packed) + (_CHECKSUM_NBYTES if parameters.has_checksum else 0)
+    num_behind = len(packed) - end
+    is_padded = packed[end : end + _SKIPPABLE.size] == _SKIPPABLE.pack(_SKIPPABLE_MAGIC, max(num_behind, 8) - 8)
+    if packed[:4] != zstandard.FRAME_HEADER or not (num_behind == 0 or is_padded):
+        raise DecodeError(f"{len(packed)} bytes are not one zstd frame")
+    return packed[:end], parameters.content_size
+
+
+def _end_of_frame(packed: memoryview) -> int:
+    """Where the blocks of the first frame end, by their headers (RFC 8878, section 3.1.1.2)."""
+    end: int = zstandard.frame_header_size(packed)
+    header = 0
+    while not header & 1:
+        header = int.from_bytes(packed[end : end + _BLOCK_HEADER_NBYTES], "little")
+        end += _BLOCK_HEADER_NBYTES + (1 if header >> 1 & 3 == _BLOCK_OF_ONE_BYTE else header >> 3)
+        if end > len(packed):
+            raise DecodeError(f"{len(packed)} bytes are not all of a zstd frame")
+    return end
 
 
 def _check_sizes(sizes: Sequence[int], frames: Sequence[memoryview], limits: Limits) -> None:

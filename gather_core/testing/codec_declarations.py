@@ -1,5 +1,6 @@
-"""Clauses of the codec contract: its name, spec, trust and fingerprint, and the options that it is given."""
+"""Clauses of the codec contract: name, spec, trust, wire version and fingerprint, and the options that it is given."""
 
+import re
 import sys
 from typing import Any
 
@@ -39,6 +40,17 @@ class DeclarationClauses(CodecCase):
         for sample in self._samples():
             now = sample.codec.fingerprint()
             assert now == before, f"the fingerprint {before!r} became {now!r} with use; make it of the options only"
+
+    def test_a_wire_version_is_a_number_that_the_fingerprint_tells(self) -> None:
+        """`wire_version` counts from 1, which goes without saying: there is no older release to be told apart."""
+        codec = self.make_codec()
+        version, fingerprint = codec.wire_version, codec.fingerprint()
+        counts = type(version) is int and version >= 1
+        assert counts, f"wire_version is {version!r}; it must be an int of at least 1"
+        assert version == 1 or re.search(rf"\bwire {version}\b", str(fingerprint)), (
+            f"wire_version is {version}, but the fingerprint {fingerprint!r} does not hold 'wire {version}'; put it "
+            "there, or ranks of the release before learn of it at their first object"
+        )
 
     def test_a_copy_made_from_the_spec_reads_the_frames(self) -> None:
         """`spec` names the codec and every option that differs from the default."""

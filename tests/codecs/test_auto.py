@@ -94,6 +94,7 @@ def test_a_class_that_pickle_can_name_stays_that_class_beside_one_that_it_cannot
     assert type(function()) is Counting
 
 
+@pytest.mark.plan(26)
 def test_main_is_named_also_by_what_goes_by_value() -> None:
     script = (
         "from gather_codecs.auto import AutoCodec\n"

@@ -29,6 +29,7 @@ def test_lambdas_closures_and_local_classes_come_back(codec: CloudpickleCodec, r
     assert back[1].value == 3
 
 
+@pytest.mark.plan(26)
 def test_code_of_main_runs_in_a_process_that_has_never_seen_it(codec: CloudpickleCodec, tmp_path: Path) -> None:
     sender = (
         "import pathlib, sys\n"

@@ -121,7 +121,18 @@ class _CutsIntoPieces(_Json):
         return super().decode([memoryview(b"".join(frames))], options)
 
 
-@pytest.mark.parametrize("codec", [_EndsInANewline, _CutsIntoPieces])
+class _SecondWire(_Json):
+    wire_version = 2
+
+    def fingerprint(self) -> str:
+        return f"{super().fingerprint()}, wire 2"
+
+
+class _ThirdWire(RightCodec):
+    wire_version = 3
+
+
+@pytest.mark.parametrize("codec", [_EndsInANewline, _CutsIntoPieces, _SecondWire, _ThirdWire])
 def test_what_is_no_fault_is_not_rejected(codec: Any) -> None:
     failed, _ = rejections(codec)
     assert failed == {}

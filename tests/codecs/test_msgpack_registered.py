@@ -1,6 +1,6 @@
 """register_type: classes of the user's come back exactly as what they were; ranks must have the same ones.
 
-Numbers in comments and docstrings are those of the codecs' test plan.
+Numbers in comments and docstrings are those of plan.toml.
 """
 
 import dataclasses
@@ -109,6 +109,7 @@ def _register_all() -> None:
     ],
     ids=lambda obj: f"{obj!a:.30}",
 )
+@pytest.mark.plan(9, 13)
 def test_objects_of_registered_classes_come_back_exactly(roundtrip: Any, assert_same: Any, obj: object) -> None:
     """9, 13."""
     _register_all()
@@ -124,6 +125,7 @@ def test_dataclasses_are_not_initialized_again(roundtrip: Any) -> None:
 
 
 @pytest.mark.parametrize("obj", [Point(1), Color.RED, Level.LOW, Record(1), Frozen(1), Batch(1)], ids=repr)
+@pytest.mark.plan(9)
 def test_without_registration_they_are_refused_with_advice(obj: object) -> None:
     """9."""
     with pytest.raises(EncodeError, match=rf"\$\[0\]: .*{type(obj).__name__}.*register_type"):
@@ -219,6 +221,7 @@ def test_a_tag_that_is_not_known_here_is_refused_with_advice(land: Any, monkeypa
         (("x", Point), "'x' cannot be Point: 'point' is Point already"),
     ],
 )
+@pytest.mark.plan(64)
 def test_bad_registrations_are_refused_and_change_nothing(arguments: Any, text: str) -> None:
     register_type("point", Point)
     before = CODEC.fingerprint()
@@ -227,6 +230,7 @@ def test_bad_registrations_are_refused_and_change_nothing(arguments: Any, text: 
     assert CODEC.fingerprint() == before
 
 
+@pytest.mark.plan(64)
 def test_replacing_takes_the_tag_and_the_class(roundtrip: Any) -> None:
     register_type("point", Point)
     register_type("frozen", Frozen)
@@ -268,6 +272,7 @@ def test_classes_may_be_registered_from_many_threads() -> None:
     assert len(message_registry.registered_types().by_tag) == len(classes)
 
 
+@pytest.mark.plan(66)
 def test_ranks_with_other_registrations_are_told_so_in_round_0(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> str:
         if rank == 1:

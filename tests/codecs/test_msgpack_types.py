@@ -1,6 +1,6 @@
 """MessagePackCodec: the types of the standard library, numpy and torch that its table holds, in every position.
 
-Numbers in comments and docstrings are those of the codecs' test plan.
+Numbers in comments and docstrings are those of plan.toml.
 """
 
 import enum
@@ -81,6 +81,7 @@ def _with_attribute(obj: Any) -> Any:
     ],
     ids=lambda obj: f"{type(obj).__name__} {obj!a:.40}",
 )
+@pytest.mark.plan(1, 2, 3, 4, 5, 9, 10, 12)
 def test_what_the_table_holds_comes_back_exactly(roundtrip: Any, assert_same: Any, obj: object) -> None:
     assert_same(roundtrip(CODEC, obj), obj)
     assert_same(roundtrip(CODEC, {"a": [obj, (obj,)]}), {"a": [obj, (obj,)]})
@@ -110,6 +111,7 @@ def test_paths_are_of_the_class_that_they_were() -> None:
     ids=lambda bad: type(bad).__name__,
 )
 @pytest.mark.parametrize("beside", [[1, 2.5], [1, (2,)], [bytearray(b"x")]], ids=["plain", "tuple", "bytearray"])
+@pytest.mark.plan(8, 9, 11, 17, 24)
 def test_everything_else_is_refused_with_its_path(beside: list[object], bad: object) -> None:
     """8, 9, 11, 17, 24; also in data that is otherwise plain, which goes through the packer as a whole."""
     with pytest.raises(EncodeError, match=r"^msgpack cannot encode \$\.batch\[3\]\.meta: "):
@@ -119,6 +121,7 @@ def test_everything_else_is_refused_with_its_path(beside: list[object], bad: obj
 
 
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning")
+@pytest.mark.plan(24)
 def test_nested_and_quantized_tensors_and_subclasses_are_refused_with_their_path() -> None:
     """24."""
     odd: list[Any] = [torch.ones(1).as_subclass(type("Mine", (torch.Tensor,), {}))]
@@ -156,6 +159,7 @@ def test_plain_data_that_is_too_deep_or_in_a_cycle_is_refused() -> None:
             CODEC.encode(obj)
 
 
+@pytest.mark.plan(5)
 def test_sets_can_be_sent_in_an_order_that_does_not_depend_on_the_hash_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     """5: ranks have different seeds."""
     script = (

@@ -1,7 +1,4 @@
-"""PickleCodec: out-of-band buffers, tensors as their elements, and memory of their own for what is decoded.
-
-Numbers in comments are those of the list of hard tests that a suite of codecs must pass.
-"""
+"""PickleCodec: out-of-band buffers, tensors as their elements, and memory of their own for what is decoded."""
 
 import copyreg
 import pickle
@@ -47,7 +44,7 @@ def test_plain_objects_come_back(codec: PickleCodec, roundtrip: Any, assert_same
     assert_same(roundtrip(codec, obj), obj)
 
 
-# 14, 15
+@pytest.mark.plan(14, 15)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3), (3, 5), (70, 70)], ids=str)
 def test_tensors_of_every_dtype_come_back_bit_for_bit(
@@ -57,7 +54,7 @@ def test_tensors_of_every_dtype_come_back_bit_for_bit(
     assert_same(roundtrip(codec, tensor), tensor)
 
 
-# 16, 22
+@pytest.mark.plan(16, 22)
 @pytest.mark.parametrize(
     "tensor",
     [
@@ -78,7 +75,7 @@ def test_views_conjugates_and_gradients_come_back(
     assert_same(roundtrip(codec, tensor), tensor)
 
 
-# 18
+@pytest.mark.plan(18)
 def test_a_view_ships_its_elements_and_not_its_storage(codec: PickleCodec) -> None:
     assert sum(len(frame) for frame in codec.encode(torch.zeros(1_000_000)[:1])) < 300
 
@@ -95,7 +92,7 @@ def test_a_small_buffer_stays_in_the_head(codec: PickleCodec) -> None:
     assert len(codec.encode(np.zeros(OUT_OF_BAND_FROM_NBYTES - 1, np.uint8))) == 1
 
 
-# 29
+@pytest.mark.plan(29)
 @pytest.mark.parametrize(
     "array",
     [
@@ -124,14 +121,14 @@ def test_object_scalar_and_empty_arrays_come_back(
     assert (back.dtype, back.shape, back.tolist()) == (array.dtype, array.shape, array.tolist())
 
 
-# 20
+@pytest.mark.plan(20)
 def test_a_broadcast_array_ships_its_elements_once(codec: PickleCodec, roundtrip: Any, assert_same: Any) -> None:
     array = np.broadcast_to(np.arange(8.0), (100_000, 8))
     assert sum(len(frame) for frame in codec.encode(array)) < 500
     assert_same(roundtrip(codec, array), array)
 
 
-# 45
+@pytest.mark.plan(45)
 def test_arrays_keep_whether_they_can_be_written(codec: PickleCodec, roundtrip: Any) -> None:
     array = np.arange(5000)
     assert roundtrip(codec, array).flags.writeable
@@ -139,7 +136,7 @@ def test_arrays_keep_whether_they_can_be_written(codec: PickleCodec, roundtrip: 
     assert not roundtrip(codec, array).flags.writeable
 
 
-# 40
+@pytest.mark.plan(40)
 @pytest.mark.parametrize("num_elements", [3, 5000])
 def test_a_decoded_tensor_is_writable_and_not_the_original(
     codec: PickleCodec, roundtrip: Any, num_elements: int
@@ -151,7 +148,7 @@ def test_a_decoded_tensor_is_writable_and_not_the_original(
     assert back.sum() == num_elements
 
 
-# 19
+@pytest.mark.plan(19)
 def test_a_tensor_in_two_places_is_sent_once_and_stays_shared(codec: PickleCodec, roundtrip: Any) -> None:
     tensor, array = torch.zeros(5000), np.zeros(5000)
     obj = {"a": tensor, "b": [tensor, array], "c": array}
@@ -161,7 +158,7 @@ def test_a_tensor_in_two_places_is_sent_once_and_stays_shared(codec: PickleCodec
     assert back["c"] is back["b"][1]
 
 
-# 22
+@pytest.mark.plan(22)
 @pytest.mark.parametrize("requires_grad", [True, False])
 def test_a_parameter_stays_a_parameter(
     codec: PickleCodec, roundtrip: Any, assert_same: Any, requires_grad: bool
@@ -187,7 +184,7 @@ def test_attributes_of_tensors_come_back_and_may_refer_to_the_tensor(codec: Pick
         assert back.me is back
 
 
-# 24
+@pytest.mark.plan(24)
 @pytest.mark.filterwarnings("ignore:torch.quantize", "ignore:TypedStorage")
 def test_what_is_more_than_its_elements_is_left_to_torch(codec: PickleCodec, roundtrip: Any) -> None:
     sparse = torch.eye(3).to_sparse()
@@ -215,7 +212,7 @@ def test_the_current_device_is_asked_of_this_rank(
     assert back.requires_grad
 
 
-# 31
+@pytest.mark.plan(31)
 @pytest.mark.parametrize("nbytes", [100, 10_000])
 def test_a_users_pickle_buffer_owns_its_memory_after_decoding(codec: PickleCodec, roundtrip: Any, nbytes: int) -> None:
     back = roundtrip(codec, [pickle.PickleBuffer(bytearray(b"u" * nbytes))])
@@ -247,7 +244,7 @@ def test_whatever_unpickling_raises_is_a_decode_error_that_keeps_the_cause(
     assert type(caught.value.__cause__).__name__ in str(caught.value)
 
 
-# 33
+@pytest.mark.plan(33)
 def test_a_failed_encode_leaves_nothing_behind(codec: PickleCodec, roundtrip: Any) -> None:
     assert roundtrip(codec, {"a": 1}) == {"a": 1}
     with pytest.raises((TypeError, pickle.PicklingError)):

@@ -1,7 +1,4 @@
-"""The pickle family: large bytes travel uncopied, damaged frames are refused, and nothing is kept that need not be.
-
-Numbers in comments are those of the list of hard tests that a suite of codecs must pass.
-"""
+"""The pickle family: large bytes travel uncopied, damaged frames are refused, and nothing is kept that need not be."""
 
 import struct
 import weakref
@@ -73,7 +70,7 @@ class _Shrinks:
         return int, ()
 
 
-# 33
+@pytest.mark.plan(33)
 def test_a_bytearray_cannot_be_resized_while_it_is_sent(codec: Codec) -> None:
     victim = bytearray(_LARGE)
     with pytest.raises(BufferError):
@@ -86,7 +83,7 @@ class _Raises:
         raise ValueError("midway")
 
 
-# 33
+@pytest.mark.plan(33)
 def test_a_reduction_that_raises_midway_leaves_nothing_of_the_object(codec: Codec, roundtrip: Any) -> None:
     with pytest.raises(ValueError, match="midway"):
         codec.encode([_LARGE, np.zeros(5000), _Raises()])
@@ -98,7 +95,7 @@ class _Error(Exception):
     pass
 
 
-# 28
+@pytest.mark.plan(28)
 def test_cycles_wide_memos_and_exceptions_come_back(codec: Codec, roundtrip: Any) -> None:
     cycle: list[Any] = [{}]
     cycle[0]["me"] = cycle
@@ -112,7 +109,7 @@ def test_cycles_wide_memos_and_exceptions_come_back(codec: Codec, roundtrip: Any
     assert (type(error), error.args) == (_Error, ("text", 3))
 
 
-# 25
+@pytest.mark.plan(25)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.bfloat16, torch.int16, torch.uint8], ids=str)
 @pytest.mark.parametrize("num_elements", [3, 5001])
 def test_tensors_are_aligned_whatever_is_before_them(
@@ -130,7 +127,7 @@ _MESSAGES: dict[str, list[Any]] = {
 }
 
 
-# 30
+@pytest.mark.plan(30)
 @pytest.mark.parametrize("message", _MESSAGES)
 def test_missing_extra_short_long_and_swapped_frames_are_refused(codec: Codec, land: Land, message: str) -> None:
     frames = [bytes(memoryview(frame).cast("B")) for frame in codec.encode(_MESSAGES[message])]
@@ -172,7 +169,7 @@ def test_bytes_behind_the_last_piece_are_refused_with_their_number(land: Land) -
         PickleCodec().decode(land([struct.pack("<B3Q", 0, *sizes), *pieces]))
 
 
-# 43
+@pytest.mark.plan(43)
 def test_a_small_tensor_does_not_keep_the_memory_of_what_came_with_it(codec: Codec) -> None:
     frames = [bytearray(memoryview(frame).cast("B")) for frame in codec.encode([torch.ones(3), np.ones(3), _LARGE])]
     decoded: Any = codec.decode([memoryview(frame) for frame in frames])
@@ -184,7 +181,7 @@ def test_a_small_tensor_does_not_keep_the_memory_of_what_came_with_it(codec: Cod
 
 
 @pytest.mark.parametrize("obj", [np.ones(5000), torch.ones(5000), torch.ones(50, 100).t()], ids=["C", "tensor", "T"])
-# 40
+@pytest.mark.plan(40)
 def test_a_decoded_array_outlives_a_borrowed_frame_and_a_gift_is_kept(codec: Codec, land: Land, obj: Any) -> None:
     head, frame = codec.encode(obj)
     borrowed: Any = codec.decode(land([head, frame]))
@@ -195,7 +192,7 @@ def test_a_decoded_array_outlives_a_borrowed_frame_and_a_gift_is_kept(codec: Cod
     assert (borrowed.sum(), kept.sum()) == (10_000, 0)
 
 
-# 44
+@pytest.mark.plan(44)
 def test_nothing_of_the_object_is_kept_once_its_frames_are_gone(codec: Codec) -> None:
     array, tensor = np.zeros(5000), torch.zeros(50, 100).t()
     references: list[Any] = [weakref.ref(array), weakref.ref(tensor)]

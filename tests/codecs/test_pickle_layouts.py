@@ -1,7 +1,4 @@
-"""The pickle family: which layouts of tensors and arrays survive, and that nothing travels twice for them.
-
-Numbers in comments are those of the list of hard tests that a suite of codecs must pass.
-"""
+"""The pickle family: which layouts of tensors and arrays survive, and that nothing travels twice for them."""
 
 from typing import Any
 
@@ -27,7 +24,7 @@ def _nbytes(codec: Codec, obj: object) -> int:
     return sum(memoryview(frame).nbytes for frame in codec.encode(obj))
 
 
-# 15, 16
+@pytest.mark.plan(15, 16)
 @pytest.mark.parametrize(
     "tensor",
     [
@@ -56,7 +53,7 @@ def test_a_layout_without_gaps_is_not_copied_by_encode(codec: Codec) -> None:
     assert np.frombuffer(frame, np.float32)[7 * 200 + 5] == 1
 
 
-# 20
+@pytest.mark.plan(20)
 @pytest.mark.parametrize(
     ("tensor", "num_elements"),
     [
@@ -92,7 +89,7 @@ def test_elements_that_lie_scattered_or_overlap_arrive_row_major(
     assert back.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize
 
 
-# 22
+@pytest.mark.plan(22)
 def test_a_parameter_keeps_its_layout_and_has_no_gradient(codec: Codec, roundtrip: Any, assert_same: Any) -> None:
     parameter = torch.nn.Parameter(_IMAGES.to(memory_format=torch.channels_last))
     parameter.sum().backward()  # type: ignore[no-untyped-call]
@@ -102,7 +99,7 @@ def test_a_parameter_keeps_its_layout_and_has_no_gradient(codec: Codec, roundtri
     assert back.grad is None
 
 
-# 22
+@pytest.mark.plan(22)
 def test_what_was_computed_arrives_detached(codec: Codec, roundtrip: Any) -> None:
     back = roundtrip(codec, (torch.ones(2, 3, requires_grad=True) * 2).t())
     assert (back.requires_grad, back.grad_fn, back.stride()) == (False, None, (1, 3))
@@ -120,7 +117,7 @@ def test_a_tensor_device_is_given_the_layout(codec: Codec, roundtrip: Any) -> No
     assert [tensor.stride() for tensor in seen] == [(1, 3), (0, 1)]
 
 
-# 19
+@pytest.mark.plan(19)
 def test_overlapping_views_arrive_right_and_as_copies(codec: Codec, roundtrip: Any) -> None:
     base = torch.arange(5000.0)
     first, second = roundtrip(codec, [base[:4000], base[1000:]])
@@ -135,7 +132,7 @@ def test_strides_that_do_not_fit_the_memory_are_refused(strides: tuple[int, ...]
         rebuild_tensor(bytearray(80_000), torch.float32, (200, 100), False, strides)
 
 
-# 24
+@pytest.mark.plan(24)
 @pytest.mark.filterwarnings(
     "ignore:torch.quantize", "ignore:TypedStorage", "ignore:Sparse CSR", "ignore:The PyTorch API"
 )
@@ -159,13 +156,13 @@ class _Subclass(torch.Tensor):
     pass
 
 
-# 24
+@pytest.mark.plan(24)
 def test_what_torch_cannot_reduce_is_refused(codec: Codec) -> None:
     with pytest.raises(NotImplementedError):
         codec.encode([torch.ones(3, 3).to_mkldnn()])
 
 
-# 29, 45
+@pytest.mark.plan(29, 45)
 @pytest.mark.parametrize("is_writable", [True, False])
 @pytest.mark.parametrize(
     "array",
@@ -203,7 +200,7 @@ def test_a_transposed_array_is_not_copied_and_keeps_its_strides(codec: Codec, ro
 @pytest.mark.parametrize(
     "array", [np.broadcast_to(np.arange(8).astype("M8[s]"), (9000, 8)), np.broadcast_to(np.zeros((1, 3)), (0, 3))]
 )
-# 20, 45
+@pytest.mark.plan(20, 45)
 def test_a_broadcast_array_stays_broadcast_and_read_only(
     codec: Codec, roundtrip: Any, assert_same: Any, array: Array
 ) -> None:

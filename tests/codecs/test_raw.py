@@ -32,6 +32,7 @@ TENSOR_DTYPES = [
     "code", ["?", "i1", "u8", ">i4", "f2", "c16", "M8[ns]", "M8[25s]", "m8[D]", "M8", "S3", ">U2", "V5"]
 )
 @pytest.mark.parametrize("shape", [(), (0, 3), (4,), (2, 3)], ids=str)
+@pytest.mark.plan(14, 17)
 def test_arrays_of_every_dtype_come_back(roundtrip: Any, assert_same: Any, code: str, shape: tuple[int, ...]) -> None:
     elements = np.zeros(shape, code)
     elements.reshape(-1).view("u1")[:] = np.arange(elements.nbytes) % 2
@@ -49,6 +50,7 @@ def test_arrays_of_every_dtype_come_back(roundtrip: Any, assert_same: Any, code:
         np.dtype([("é", np.dtype("i1, i2", align=True))]),
     ],
 )
+@pytest.mark.plan(17)
 def test_records_keep_their_layout(roundtrip: Any, assert_same: Any, dtype: "np.dtype[Any]") -> None:
     back = roundtrip(CODEC, np.zeros((2, 3), dtype))
     assert_same(back, np.zeros((2, 3), dtype))
@@ -62,6 +64,7 @@ def test_records_keep_their_layout(roundtrip: Any, assert_same: Any, dtype: "np.
         *(np.zeros((2, 0, 3), order="F"), np.zeros((0, 2**40), "i1"), np.broadcast_to(np.arange(3), (2, 3))),
     ],
 )
+@pytest.mark.plan(15, 16)
 def test_arrays_of_every_layout_come_back(roundtrip: Any, assert_same: Any, elements: np.ndarray[Any, Any]) -> None:
     back = roundtrip(CODEC, elements)
     assert_same(back, elements)
@@ -71,6 +74,7 @@ def test_arrays_of_every_layout_come_back(roundtrip: Any, assert_same: Any, elem
 
 @pytest.mark.parametrize("dtype", TENSOR_DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(), (0,), (0, 2**62, 1), (3, 5), (1,) * 33], ids=str)
+@pytest.mark.plan(14, 15)
 def test_tensors_of_every_dtype_come_back(
     roundtrip: Any, assert_same: Any, dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:
@@ -79,6 +83,7 @@ def test_tensors_of_every_dtype_come_back(
     assert_same(roundtrip(CODEC, tensor), tensor)
 
 
+@pytest.mark.plan(22)
 def test_what_was_computed_arrives_detached_and_leaves_keep_requires_grad(roundtrip: Any) -> None:
     leaf = torch.ones(3, requires_grad=True)
     assert roundtrip(CODEC, leaf).requires_grad
@@ -169,6 +174,7 @@ def _released() -> memoryview:
     ],
     ids=lambda obj: type(obj).__name__,
 )
+@pytest.mark.plan(17, 24)
 def test_what_it_cannot_keep_is_refused_with_what_to_use(obj: object, text: str) -> None:
     with pytest.raises(EncodeError, match=text):
         CODEC.encode(obj)

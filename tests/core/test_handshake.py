@@ -81,6 +81,7 @@ def test_a_failure_of_one_rank_is_raised_on_all_and_leaves_no_key() -> None:
     assert store._values == {}
 
 
+@pytest.mark.plan(66)
 def test_the_minority_is_named_with_both_values() -> None:
     outcomes = vote_all([FACT, FACT, FACT | {"slot_nbytes": 2048, "codec": "msgpack"}, FACT])
     (text,) = texts(outcomes)

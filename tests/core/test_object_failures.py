@@ -107,6 +107,7 @@ def test_bad_arguments_name_themselves_their_value_and_what_is_allowed() -> None
 
 
 @pytest.mark.parametrize("failing", [{0}, {1, 2}, {0, 1, 2}], ids=str)
+@pytest.mark.plan(32)
 def test_encode_raising_on_some_ranks_is_an_error_on_all(failing: set[int]) -> None:
     def body(gatherer: Gatherer) -> object:
         obj: object = Bomb(KeyError("lost")) if gatherer.rank in failing else "fine"
@@ -176,6 +177,7 @@ def test_small_limits_do_not_keep_an_error_from_reaching_the_others() -> None:
 
 
 @pytest.mark.parametrize("more", [1, 100_000])
+@pytest.mark.plan(34)
 def test_with_overflow_error_what_does_not_fit_is_an_error_on_all_with_its_size(more: int) -> None:
     large = [b"p" * (SLOT - HEADER_NBYTES - 64 + more)]
     needed = HEADER_NBYTES + payload_nbytes(large)

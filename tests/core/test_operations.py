@@ -33,6 +33,7 @@ def test_every_operation_at_every_world_size(world_size: int) -> None:
 
 
 @pytest.mark.parametrize("obj", [None, {}, "", b"", (), [], False, 0, [None], "\ud800"])
+@pytest.mark.plan(37)
 def test_empty_objects_are_objects_like_any_other(obj: object) -> None:
     def body(gatherer: Gatherer) -> object:
         return [gatherer.all_gather(obj), gatherer.gather(obj, 1), gatherer.broadcast(obj), gatherer.run(lambda: obj)]
@@ -42,6 +43,7 @@ def test_empty_objects_are_objects_like_any_other(obj: object) -> None:
 
 
 @pytest.mark.parametrize("frames", [[b""], [b"", b""], [b"a", b"", b"c"], [b"x"] * 100])
+@pytest.mark.plan(37)
 def test_payloads_of_empty_and_many_frames_arrive(frames: list[bytes]) -> None:
     def body(gatherer: Gatherer) -> object:
         return gatherer.all_gather(frames)
@@ -63,6 +65,7 @@ def test_frames_of_any_format_arrive_as_their_bytes() -> None:
     ("overflow", "more"),
     [("error", -1), ("error", 0), *(("second_round", more) for more in (-1, 0, 1, 100_000))],
 )
+@pytest.mark.plan(34)
 def test_payloads_around_the_slot_arrive(overflow: str, more: int) -> None:
     full = [b"p" * (SLOT - HEADER_NBYTES - 64 + more)]
     assert (HEADER_NBYTES + payload_nbytes(full) <= SLOT) == (more <= 0)
@@ -83,6 +86,7 @@ def test_in_a_broadcast_only_the_object_of_the_root_is_encoded() -> None:
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
+@pytest.mark.plan(40, 42)
 def test_results_alias_neither_the_callers_object_nor_a_reused_buffer(size: int) -> None:
     def body(gatherer: Gatherer) -> object:
         own = [bytearray([gatherer.rank]) * size]

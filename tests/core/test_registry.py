@@ -103,11 +103,13 @@ def test_a_codec_is_built_from_its_spec_the_first_part_innermost() -> None:
         ("plain+wrap:of=false", r"'wrap'.*of.*it takes: on"),
     ],
 )
+@pytest.mark.plan(63)
 def test_an_option_that_the_plugin_does_not_take_is_named_with_what_it_takes(spec: str, text: str) -> None:
     with pytest.raises(SettingsError, match=text):
         get_codec(spec)
 
 
+@pytest.mark.plan(63)
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest() -> None:
     with pytest.raises(UnknownPluginError) as caught:
         get_codec("plian")
@@ -160,6 +162,7 @@ def test_auto_is_a_known_transport_that_takes_nothing_and_is_nobody_elses_name()
     ("spec", "name"),
     [("zstd", "zstd"), ("zstd+pickle", "zstd"), ("zstd:level=3", "zstd"), ("wrap", "wrap"), ("wrap:inner=1", "wrap")],
 )
+@pytest.mark.plan(63)
 def test_a_codec_that_follows_another_cannot_come_first(spec: str, name: str) -> None:
     with pytest.raises(SettingsError, match=rf"'{name}' follows another codec, as in 'msgpack\+{name}'"):
         get_codec(spec)
@@ -171,6 +174,7 @@ def test_a_constructor_without_a_readable_signature_is_not_misreported(monkeypat
         get_codec("plain")
 
 
+@pytest.mark.plan(64)
 def test_a_taken_name_is_an_error_that_names_both_and_can_be_replaced() -> None:
     text = (
         rf"the codec name 'plain' is taken by this process \({__name__}:PlainCodec\), so this process "
@@ -198,6 +202,7 @@ class OwnSingleTransport(SingleTransport):
     """Has the name of a built-in."""
 
 
+@pytest.mark.plan(64)
 def test_a_built_in_is_not_shadowed_silently() -> None:
     with pytest.raises(
         SettingsError, match=r"'pickle' is taken by gather-core \S+ \(gather_codecs.pickle5:PickleCodec"
@@ -303,6 +308,7 @@ def test_a_name_that_two_distributions_offer_is_an_error_when_it_is_used(
         ("not a target", "cannot be loaded: "),
     ],
 )
+@pytest.mark.plan(65)
 def test_an_entry_point_that_is_no_codec_is_reported_when_used_with_its_distribution(
     target: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,6 +340,7 @@ def test_what_is_installed_while_the_process_runs_is_found(tmp_path: Path, monke
     assert transport_class("late").__name__ == "Late"
 
 
+@pytest.mark.plan(65)
 def test_a_distribution_whose_entry_points_are_damaged_hides_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,8 @@
 """The settings of one Gatherer, and the timeouts they take."""
 
+from dataclasses import fields
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gather_core import GatherSettings, SettingsError
+from gather_core import GatherSettings, Limits, SettingsError
 from gather_core.deadline import Deadline, seconds
 from gather_core.memory import align, aligned_buffer
+from gather_core.settings_sources import load_settings
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,21 @@ def test_a_setting_that_cannot_be_compared_is_a_settings_error(name: str, value:
     arguments: dict[str, Any] = {name: value}
     with pytest.raises(SettingsError, match=f"{name} must be "):
         GatherSettings(**arguments).check()
+
+
+@pytest.mark.parametrize("name", [one.name for one in fields(Limits)])
+def test_every_limit_is_a_positive_int_that_survives_a_file_and_a_variable(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wrong in (0, -1, True, 1.5, "7", None):
+        with pytest.raises(ValueError, match=rf"Limits\.{name} must be an int of at least 1, not {wrong!r}"):
+            Limits(**{name: wrong})  # type: ignore[arg-type]
+    limits = Limits(**{name: 7})
+    file = tmp_path / "job.toml"
+    file.write_text(GatherSettings(limits=limits).to_toml())
+    assert load_settings(file).limits == limits
+    monkeypatch.setenv(f"GATHER_LIMITS__{name.upper()}", "9")
+    assert load_settings(file).limits == Limits(**{name: 9})
 
 
 def test_the_defaults_are_good() -> None:

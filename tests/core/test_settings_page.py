@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,11 @@ def test_the_variables_do_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings()
     assert (settings.slot_nbytes, settings.limits.num_frames, settings.overflow) == (65536, 500, "error")
     assert load_settings(slot_nbytes=131072).slot_nbytes == 131072
+
+
+def test_the_table_of_limits_is_complete_and_has_the_defaults() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", PAGE.read_text(), re.MULTILINE)
+    assert {name: int(default) for name, default in rows} == asdict(Limits())
 
 
 @pytest.mark.parametrize("example", blocks("python"))

@@ -38,6 +38,7 @@ def respell(parts: list[SpecPart]) -> str:
 @example([("a", {"b": "tab\tline\n"})])
 @example([("a", {"b": 1e16, "c": 1e-7, "d": float("inf")})])
 @example([("a", {"b": ""})])
+@pytest.mark.plan(63)
 def test_a_spec_survives_the_round_trip(parts: list[tuple[str, dict[str, object]]]) -> None:
     spec = "+".join(format_spec(name, options) for name, options in parts)
     parsed = parse_spec(spec)
@@ -54,6 +55,7 @@ def test_a_spec_survives_the_round_trip(parts: list[tuple[str, dict[str, object]
 @example("a: b = 0x_f , c = +1E+5 +d")
 @example("a:b=0x" + "f" * 5000)
 @example("a:b=" + "1" * 5000)
+@pytest.mark.plan(63)
 def test_any_text_is_a_spec_with_one_canonical_spelling_or_a_settings_error(text: str) -> None:
     try:
         parts = parse_spec(text)

@@ -101,6 +101,7 @@ def test_payloads_that_do_not_fit_travel_in_round_2_and_the_others_do_not() -> N
 
 
 @pytest.mark.parametrize("elastic", [False, True])
+@pytest.mark.plan(34)
 def test_an_overflow_names_each_rank_and_size(elastic: bool) -> None:
     slots = [slot(0, block(3), claimed_nbytes=6400), data(1, 3), slot(2, block(3), claimed_nbytes=64_000)]
     with pytest.raises(SlotOverflowError) as caught:
@@ -200,6 +201,7 @@ def test_permuted_slots_are_refused() -> None:
 
 
 @pytest.mark.parametrize("seq", [0, 1])
+@pytest.mark.plan(37)
 def test_a_zeroed_slot_never_validates(seq: int) -> None:
     with pytest.raises(ProtocolError, match="slot of rank 1"):
         judge([data(0, 2, seq=seq), memoryview(bytes(SLOT_NBYTES))], block(2, seq=seq), terms(2))

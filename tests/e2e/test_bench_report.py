@@ -14,8 +14,8 @@ import torch.distributed as dist
 from rich.console import Console
 
 from gather_bench.bench import cases
-from gather_bench.bench.command import publish
 from gather_bench.bench.options import Options
+from gather_bench.bench.publishing import publish
 from gather_bench.bench.results import Environment, Report, Row, Status, Timing
 from gather_bench.bench.table import print_report
 
@@ -71,15 +71,17 @@ def test_the_exit_status_is_0_where_something_was_measured_and_all_came_out_righ
     rows: tuple[Row, ...], status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _report(*rows).is_sound == (status == 0)
-    assert publish(_report(*rows), None) == status
+    assert publish(_report(*rows), None, print_report) == status
     assert ("nothing was measured" in capsys.readouterr().err) == (_SMALL_ROW not in rows)
 
 
 def test_a_report_that_nobody_reads_is_written_all_the_same(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom gather_bench.bench.command import publish\n"
+        "import sys\nfrom pathlib import Path\nfrom gather_bench.bench.publishing import publish\n"
+        "from gather_bench.bench.table import print_report\n"
         "from gather_bench.bench.options import Options\nfrom gather_bench.bench.results import Environment, Report\n"
-        "sys.exit(publish(Report(Environment('0', '2', '3', 'x', 1, 1, 1, 'gloo'), Options(), ()), Path('out.json')))"
+        "report = Report(Environment('0', '2', '3', 'x', 1, 1, 1, 'gloo'), Options(), ())\n"
+        "sys.exit(publish(report, Path('out.json'), print_report))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     read, write = os.pipe()

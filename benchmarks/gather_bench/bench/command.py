@@ -1,7 +1,6 @@
 """The command `gather bench`: from the command line to a run, and from its report to table, file and exit status."""
 
 import logging
-import os
 import signal
 import sys
 from pathlib import Path
@@ -10,42 +9,56 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from gather_bench.bench import torchrun
+from gather_bench.bench.only_codecs.results import CodecOptions
+from gather_bench.bench.only_codecs.run import run_only_codecs
 from gather_bench.bench.options import Options
+from gather_bench.bench.publishing import BY_SIGNAL, FAILED, REFUSED, publish
 
 if TYPE_CHECKING:
     from gather_bench.bench.results import Report
 
 _DEFAULT_RANKS = 2
 _MAX_RANKS = 256
-_FAILED = 1
-_REFUSED = 2
-_BY_SIGNAL = 128
-"""Shells add a signal's number to this in the exit status."""
-_UNREAD = _BY_SIGNAL + 13
-"""As of a program that SIGPIPE has ended, because nobody reads what it writes any more."""
 _DEFAULTS = Options()
+_CODEC_DEFAULTS = CodecOptions()
 _RANKS_IN_JOB = "--ranks is for local workers: under torchrun the ranks are the job's, as --nproc-per-node says"
 
 
 _Ranks = Annotated[
     int | None, typer.Option(min=1, max=_MAX_RANKS, help="Local workers; default 2. Not under torchrun.")
 ]
-_Codecs = Annotated[list[str] | None, typer.Option(help="Codec spec; repeatable. Default: pickle, msgpack.")]
+_Codecs = Annotated[
+    list[str] | None,
+    typer.Option(help="Codec spec; repeatable. Default: pickle, msgpack; with --only-codecs all built-in ones."),
+]
 _Transports = Annotated[list[str] | None, typer.Option(help="Transport spec; repeatable. Default: auto.")]
 _Payloads = Annotated[
     list[str] | None,
     typer.Option(
-        help="metrics, dpr_step, bytes:SIZE, array:SIZE (such as 64KiB), or module:function, called with the rank; "
-        "repeatable. Default: metrics, dpr_step, array:1MiB."
+        help="metrics, dpr_step, predictions, tokens, dataframe, state_dict, images, config, bytes:SIZE, array:SIZE "
+        "(such as 64KiB), or module:function, called with the rank; repeatable. Default: metrics, dpr_step, "
+        "array:1MiB; with --only-codecs the first eight."
     ),
 ]
 _SlotNbytes = Annotated[int, typer.Option(min=1024, help="Slot size in bytes.")]
 _Rounds = Annotated[int, typer.Option(min=1, help="Counted rounds; one more warms up.")]
 _Calls = Annotated[
-    int | None, typer.Option(min=1, help="Calls behind one barrier; default: what fills 30 ms, 2 to 50.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Calls behind one barrier; default: what fills 30 ms, 2 to 50. With --only-codecs calls in a row; "
+        "default: what fills 20 ms, 1 to 5000.",
+    ),
 ]
 _Peers = Annotated[bool, typer.Option(help="Also measure what gather-core replaces.")]
 _Json = Annotated[Path | None, typer.Option(help="Also write the report to this file.")]
+_OnlyCodecs = Annotated[
+    bool, typer.Option("--only-codecs", help="Measure encode and decode in this process: no ranks, no transport.")
+]
+_Markdown = Annotated[
+    Path | None,
+    typer.Option(help="With --only-codecs: also put the tables between the markers of this page."),
+]
 
 
 def bench(
@@ -58,20 +71,42 @@ def bench(
     calls: _Calls = None,
     peers: _Peers = _DEFAULTS.peers,
     json: _Json = None,
+    only_codecs: _OnlyCodecs = False,
+    markdown: _Markdown = None,
 ) -> None:
     """Measure codecs and transports on local workers, or on the ranks of torchrun, beside what they replace."""
+    defaults = _CODEC_DEFAULTS if only_codecs else _DEFAULTS
     options = Options(
-        codecs=_distinct(codec, _DEFAULTS.codecs),
-        transports=_distinct(transport, _DEFAULTS.transports),
-        payloads=_distinct(payload, _DEFAULTS.payloads),
+        codecs=_distinct(codec, defaults.codecs),
+        transports=_distinct(transport, () if only_codecs else _DEFAULTS.transports),
+        payloads=_distinct(payload, defaults.payloads),
         slot_nbytes=slot_nbytes,
         rounds=rounds,
         calls=calls,
         peers=peers,
     )
-    status = _run_in_job(options, ranks, json) if torchrun.is_job() else _run_locally(options, ranks, json)
+    status = _run_codecs(options, ranks, json, markdown) if only_codecs else _run(options, ranks, json, markdown)
     if status:
         raise typer.Exit(status)
+
+
+def _run_codecs(options: Options, ranks: int | None, json: Path | None, markdown: Path | None) -> int:
+    given = {
+        "--ranks": ranks is not None,
+        "--transport": bool(options.transports),
+        "--slot-nbytes": options.slot_nbytes != _DEFAULTS.slot_nbytes,
+    }
+    if surplus := [option for option, is_given in given.items() if is_given]:
+        raise typer.BadParameter(f"{surplus[0]} means nothing with --only-codecs, where no ranks exchange anything")
+    return run_only_codecs(
+        CodecOptions(options.codecs, options.payloads, options.rounds, options.calls, options.peers), json, markdown
+    )
+
+
+def _run(options: Options, ranks: int | None, json: Path | None, markdown: Path | None) -> int:
+    if markdown is not None:
+        raise typer.BadParameter("--markdown goes with --only-codecs")
+    return _run_in_job(options, ranks, json) if torchrun.is_job() else _run_locally(options, ranks, json)
 
 
 def _distinct(given: list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
@@ -84,7 +119,13 @@ def _run_locally(options: Options, ranks: int | None, json: Path | None) -> int:
     if problem := find_problem(options, json):
         raise typer.BadParameter(problem)
     end_workers_on_signals()
-    return publish(_run_workers(options, ranks or _DEFAULT_RANKS), json)
+    return _publish(_run_workers(options, ranks or _DEFAULT_RANKS), json)
+
+
+def _publish(report: "Report", json: Path | None) -> int:
+    from gather_bench.bench.table import print_report
+
+    return publish(report, json, print_report)
 
 
 def end_workers_on_signals() -> None:
@@ -96,7 +137,7 @@ def end_workers_on_signals() -> None:
 
 
 def _exit_by_signal(number: int, frame: object) -> NoReturn:
-    sys.exit(_BY_SIGNAL + number)
+    sys.exit(BY_SIGNAL + number)
 
 
 def _run_workers(options: Options, ranks: int) -> "Report":
@@ -109,7 +150,7 @@ def _run_workers(options: Options, ranks: int) -> "Report":
     try:
         report: Report = run_local_ranks(ranks, run_or_exit, options)
     except (ProcessExitedException, ProcessRaisedException, NoResultError) as exc:
-        _fail(f"a worker failed: {_last_line(exc)}", _FAILED)
+        _fail(f"a worker failed: {_last_line(exc)}", FAILED)
     return report
 
 
@@ -121,12 +162,12 @@ def _last_line(exc: Exception) -> str:
 def _run_in_job(options: Options, ranks: int | None, json: Path | None) -> int:
     """(all ranks) What fails on one rank ends all of them with the same status; rank 0 alone says why."""
     if problem := torchrun.find_problem():
-        _fail(problem, _REFUSED)
+        _fail(problem, REFUSED)
     try:
         with torchrun.default_group():
             return _run_in_group(options, ranks, json if torchrun.is_root() else None)
     except torchrun.JobError as exc:
-        _fail(str(exc), _FAILED)
+        _fail(str(exc), FAILED)
 
 
 def _run_in_group(options: Options, ranks: int | None, json: Path | None) -> int:
@@ -137,53 +178,14 @@ def _run_in_group(options: Options, ranks: int | None, json: Path | None) -> int
 
     status = 0
     if problem := agree(_RANKS_IN_JOB if ranks is not None else find_problem(options, json)):
-        status = _REFUSED
+        status = REFUSED
         if torchrun.is_root():
             typer.echo(f"Error: {problem}", err=True)
     else:
         report = run_or_exit(options)
         if torchrun.is_root():
-            status = publish(report, json)
+            status = _publish(report, json)
     return largest(status)
-
-
-def publish(report: "Report", json: Path | None) -> int:
-    """Writes the report, then prints it, so that it is kept where nobody reads to the end; returns the exit status."""
-    problem = _write(report, json) if json is not None else None
-    is_read = _print(report)
-    if problem is None and not report.has_measured:
-        problem = "nothing was measured"
-    if problem is not None:
-        typer.echo(f"Error: {problem}", err=True)
-    if not is_read:
-        return _UNREAD
-    return 0 if report.is_sound and problem is None else _FAILED
-
-
-def _write(report: "Report", json: Path) -> str | None:
-    try:
-        json.write_text(report.to_json(), encoding="utf-8")
-    except OSError as exc:
-        return f"--json {json}: {exc.strerror}"
-    return None
-
-
-def _print(report: "Report") -> bool:
-    """Returns whether anybody reads it; where not, nothing is printed any more."""
-    from rich.console import Console
-
-    from gather_bench.bench.table import print_report
-
-    console = Console()
-    with console.capture() as captured:
-        print_report(console, report)
-    try:
-        sys.stdout.write(captured.get())
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left at its end
-        return False
-    return True
 
 
 def _fail(text: str, status: int) -> NoReturn:

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from gather_bench.bench.workloads import WORKLOADS
 from gather_core.nearest import did_you_mean
 
 Payload = Callable[[int], Any]
@@ -25,43 +26,20 @@ def payload(name: str) -> Payload:
     """Returns what makes a payload.
 
     Args:
-        name: `metrics`, `dpr_step`, `bytes:SIZE` or `array:SIZE` with a size such as 65536 or 64KiB, or
+        name: One of `WORKLOADS`, `bytes:SIZE` or `array:SIZE` with a size such as 65536 or 64KiB, or
             `module:function` for a function of the rank; modules are looked for in the current folder too.
 
     Raises:
         PayloadError: There is none of that name.
     """
-    if name in _PLAIN:
-        return _PLAIN[name]
+    if name in WORKLOADS:
+        return WORKLOADS[name]
     kind, colon, rest = name.partition(":")
     if colon and kind in _SIZED:
         return _SIZED[kind](_nbytes(name, rest))
     if colon:
         return _imported(name, kind, rest)
     raise PayloadError(f"no payload is named {name!r}.{_hint(name)} Known: {', '.join(_known())}")
-
-
-def metrics(rank: int) -> dict[str, Any]:
-    """What a training loop logs: 155 bytes as a pickle."""
-    return {
-        "step": 12_000 + rank,
-        "epoch": 3,
-        "loss": 0.25 * (rank + 1),
-        "accuracy": 0.875,
-        "learning_rate": 1e-4,
-        "grad_norm": 1.5,
-        "samples_per_s": 512.5,
-        "split": "train",
-    }
-
-
-def dpr_step(rank: int) -> list[Any]:
-    """What one step of Dense Passage Retrieval gathers: 16 questions, 32 passages of 768 float32, and their ids."""
-    import torch
-
-    random = torch.Generator().manual_seed(rank)
-    questions, passages = (torch.randn(number, 768, generator=random) for number in (16, 32))
-    return [questions, passages, list(range(16)), list(range(16, 48))]
 
 
 def _bytes_of(nbytes: int) -> Payload:
@@ -82,16 +60,15 @@ def _array_of(nbytes: int) -> Payload:
     return make
 
 
-_PLAIN: dict[str, Payload] = {"metrics": metrics, "dpr_step": dpr_step}
 _SIZED: dict[str, Callable[[int], Payload]] = {"bytes": _bytes_of, "array": _array_of}
 
 
 def _known() -> list[str]:
-    return [*_PLAIN, *(f"{kind}:SIZE" for kind in _SIZED), "module:function"]
+    return [*WORKLOADS, *(f"{kind}:SIZE" for kind in _SIZED), "module:function"]
 
 
 def _hint(name: str) -> str:
-    return did_you_mean(name, [*_PLAIN, *_SIZED])
+    return did_you_mean(name, [*WORKLOADS, *_SIZED])
 
 
 def _nbytes(name: str, size: str) -> int:
