@@ -126,7 +126,8 @@ def events_of(spec: str, messages: Iterable[Message]) -> list[tuple[str, str]]:
         sys.addaudithook(_watch)  # cannot be taken away again
         _hooked.append(True)
     codec = get_codec(spec)
-    _watched = seen = []
+    seen: list[tuple[str, str]] = []
+    _watched = seen
     try:
         for frames in messages:
             with contextlib.suppress(CodecError):

@@ -102,7 +102,7 @@ def config() -> dict[str, Any]:
     layer = {"hidden": 768, "heads": 12, "dropout": 0.1, "bias": True, "init": None, "activation": "gelu"}
     return {
         "model": {"name": "bert", "layers": [{**layer, "index": index} for index in range(12)]},
-        "optimizer": {"name": "adamw", "betas": (0.9, 0.999), "lr": 1e-4, "schedule": {"warmup": 1000, "kind": "cosine"}},
+        "optimizer": {"name": "adamw", "lr": 1e-4, "schedule": {"warmup": 1000, "kind": "cosine"}},
         "data": {"paths": [f"/data/shard-{index:05}.parquet" for index in range(64)], "seed": 0},
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from gather_codecs.message_depths import is_deeper
 from gather_codecs.message_hashes import MAX_SAME_HASH, HashWatch, is_crowded
 from gather_codecs.message_paths import Refusal
 from gather_codecs.message_registry import RegisteredTypes
@@ -82,7 +83,10 @@ class Lowering:
             Refusal: It, or something in it, cannot be kept.
             CrowdedError: So many objects share a hash that the keys of dicts must be looked at.
         """
-        return self._message(obj, obj, obj)
+        message = self._message(obj, obj, obj)
+        if self._num_asked and is_deeper(obj, MAX_DEPTH):
+            raise _too_deep(obj)
+        return message
 
     def _message(self, obj: Any, origin: object, root: object) -> bytes:
         """One message, with what the packer mistakes lowered before it sees it.
@@ -170,7 +174,10 @@ class Lowering:
         if entry is not None:
             self._see(obj)
             data = entry.lower(obj)
-            return msgpack.ExtType(REGISTERED, self._message([entry.tag, data], obj, data))
+            message = self._message([entry.tag, data], obj, data)
+            if is_deeper(data, MAX_DEPTH):
+                raise _too_deep(obj)
+            return msgpack.ExtType(REGISTERED, message)
         if kind is int:
             self._see(obj)
             return msgpack.ExtType(BIGINT, obj.to_bytes(obj.bit_length() // 8 + 1, "little", signed=True))

@@ -1,6 +1,5 @@
 """The receiving half of the msgpack codec: rebuilds one object from frames that may be hostile."""
 
-import gc
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
@@ -8,6 +7,7 @@ from typing import Any
 
 import msgpack
 
+from gather_codecs.message_depths import is_deeper
 from gather_codecs.message_hashes import MAX_SAME_HASH, HashWatch, is_crowded
 from gather_codecs.message_registry import RegisteredTypes
 from gather_codecs.message_types import (
@@ -198,12 +198,7 @@ def _scan(data: Any, max_depth: int) -> None:
 
 
 def _check_depth(obj: object, max_depth: int) -> None:
-    level = [obj] if type(obj) in _CONTAINERS else []
-    for _ in range(max_depth + 1):
-        if not level:
-            return
-        level = [item for item in gc.get_referents(*level) if type(item) in _CONTAINERS]
-    if level:
+    if is_deeper(obj, max_depth):
         raise _too_deep(max_depth)
 
 
@@ -253,7 +248,6 @@ def _slice(parts: list[Any]) -> slice:
     return slice(start, stop, step)
 
 
-_CONTAINERS = frozenset({list, dict, tuple, set, frozenset, OrderedDict, Counter, slice})
 _NO_KEYS = frozenset({SET, BYTEARRAY, ORDERED_DICT, COUNTER, NDARRAY, TENSOR})
 _MAPPINGS: dict[int, type[dict[Any, Any]]] = {ORDERED_DICT: OrderedDict, COUNTER: Counter}
 _FROM_PARTS: dict[int, Callable[[list[Any]], Any]] = {

@@ -61,7 +61,7 @@ def test_nine_tenths_of_the_decoders_branches_are_run(fuzzers: Sequence[Fuzzer])
     assert {"slot.py", "verdict.py", "seed_wire.py", "raw.py", "message_rebuild.py", "zstandard_frames.py"} <= set(
         covered
     )
-    ran, total = (sum(file[at] for file in covered.values()) for at in (0, 1))
+    ran, total = sum(file[0] for file in covered.values()), sum(file[1] for file in covered.values())
     missing = {name: lines for name, (_, _, lines) in covered.items() if lines}
     assert ran >= LEAST_COVERED * total > 100, missing
 
@@ -108,7 +108,7 @@ def test_equal_seeds_run_equal_cases() -> None:
 
 def test_findings_are_saved_as_text_that_can_be_replayed(tmp_path: Path) -> None:
     target: Target = CodecTarget(get_codec("raw"))
-    case = tuple(map(bytes, as_views(get_codec("raw").encode(b"x")))) + (b"",)
+    case = (*map(bytes, as_views(get_codec("raw").encode(b"x"))), b"")
     path = save(Finding("raw", "something", case), tmp_path)
     assert read_case(path) == ("raw", case)
     assert replay(target, case).problem is None

@@ -50,7 +50,7 @@ def _gadgets(file: Path) -> list[object]:
         _Calls(exec, touch),
         _Calls(operator.methodcaller("touch"), file),
         _Calls(functools.partial(os.system, command)),
-        _Calls(operator.call, os.system, command),  # type: ignore[attr-defined]
+        _Calls(operator.call, os.system, command),
         [_Calls(getattr, _Calls(importlib.import_module, "os"), "system"), _Calls(Path.touch, file)],
         _Calls(torch.storage._load_from_bytes, pickle.dumps(_Calls(os.system, command))),
     ]

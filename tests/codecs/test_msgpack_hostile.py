@@ -122,7 +122,7 @@ def test_claimed_lengths_allocate_nothing(land: Land, bomb: bytes) -> None:
     frames = land([bomb])
     tracemalloc.start()
     try:
-        with pytest.raises(DecodeError):
+        with pytest.raises((DecodeError, LimitError)):
             CODEC.decode(frames)
         assert tracemalloc.get_traced_memory()[1] < 16 * len(bomb) + 1_000_000
     finally:
@@ -240,7 +240,7 @@ def test_what_could_not_be_decoded_is_not_encoded() -> None:
 def test_values_of_one_hash_come_back_where_they_are_no_keys(roundtrip: Any) -> None:
     """Also beside dicts of keys that are not crowded."""
     numbers = [number * PRIME for number in range(300)]
-    obj = [numbers, {(number,): number for number in range(300)}, {number: 1 for number in numbers[:250]}]
+    obj = [numbers, {(number,): number for number in range(300)}, dict.fromkeys(numbers[:250], 1)]
     assert roundtrip(CODEC, obj) == obj
 
 

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Callable
 
 import pytest
+from xxhash import xxh3_64_intdigest
 
 import hostile
 from confined import Confined
@@ -103,7 +104,7 @@ Scribble = Callable[[], None]
 @pytest.fixture
 def while_hashing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Scribble | None, Scribble | None], None]:
     """Has something happen right before and right after each checksum is made."""
-    digest = slot.xxh3_64_intdigest
+    digest = xxh3_64_intdigest
 
     def install(before: Scribble | None, after: Scribble | None) -> None:
         def hooked(data: bytes, seed: int = 0) -> int:

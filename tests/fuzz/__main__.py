@@ -90,7 +90,8 @@ def _fuzz(options: argparse.Namespace, folder: Path) -> int:
     (folder / _LAST_CASE).unlink()
     for fuzzer in fuzzers:
         print(
-            f"{fuzzer.target.name}: {fuzzer.num_executions} executions, of which {fuzzer.num_accepted} decoded, {fuzzer.executions_per_s:.0f} a second"
+            f"{fuzzer.target.name}: {fuzzer.num_executions} executions, of which {fuzzer.num_accepted} decoded, "
+            f"{fuzzer.executions_per_s:.0f} a second"
         )
     found = _report_findings(fuzzers, folder)
     return int(not _report_branches(branches, options.least_covered) or found)
@@ -135,7 +136,7 @@ def _report_branches(branches: Branches, least_covered: float) -> bool:
     covered = branches.covered()
     for name, (ran, total, missing) in sorted(covered.items()):
         print(f"{name}: {ran} of {total} branches{'; never ' + ', '.join(missing) if missing else ''}")
-    ran, total = (sum(file[at] for file in covered.values()) for at in (0, 1))
+    ran, total = sum(file[0] for file in covered.values()), sum(file[1] for file in covered.values())
     print(
         f"{ran} of {total} branches of the decoders, {ran / max(total, 1):.0%}; at least {least_covered:.0%} must run"
     )

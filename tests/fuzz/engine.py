@@ -37,7 +37,7 @@ class Fuzzer:
 
     target: Target
     seed: int = 0
-    before_each: Callable[[Case], object] = lambda case: None  # noqa: E731
+    before_each: Callable[[Case], object] = lambda case: None
     branches: Branches = field(default_factory=lambda: Branches([]))
     num_executions: int = 0
     num_accepted: int = 0

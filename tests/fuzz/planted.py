@@ -52,7 +52,7 @@ class PlantedBug:
 
 def planted_bugs() -> list[PlantedBug]:
     """Bugs of five kinds."""
-    unchecked = [mock.patch.object(module, "check_lengths", lambda *_: None) for module in (slot, verdict)]
+    unchecked = [mock.patch.object(module, "check_lengths", return_value=None) for module in (slot, verdict)]
     loose = re.compile(f"{tensors._PLAIN_DTYPE.pattern}|[|<>][SU][1-9]")
     return [
         PlantedBug("a number of frames is believed", RoundTarget(), tuple(unchecked), "raised error: unpack_from"),
@@ -66,7 +66,7 @@ def planted_bugs() -> list[PlantedBug]:
         PlantedBug(
             "a declared size is believed",
             CodecTarget(get_codec("raw+zstd")),
-            (mock.patch.object(zstandard_frames, "_check_sizes", lambda *_: None),),
+            (mock.patch.object(zstandard_frames, "_check_sizes", return_value=None),),
             "bytes of memory",
         ),
         PlantedBug(
@@ -79,4 +79,4 @@ def _uncrowded() -> list[Any]:
     """What sees that keys share a hash sees nothing, wherever the codec's modules keep it."""
     modules = [module for name, module in sys.modules.items() if name.startswith("gather_codecs.")]
     kept = [module for module in modules if hasattr(module, "is_crowded")]
-    return [mock.patch.object(module, "is_crowded", lambda keys: False) for module in kept]
+    return [mock.patch.object(module, "is_crowded", return_value=False) for module in kept]

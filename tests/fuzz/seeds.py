@@ -76,7 +76,7 @@ def registered() -> Iterator[None]:
         register_type("fuzz.flags", Flags)
         register_type("fuzz.point", Point)
         register_type("fuzz.batch", Batch)
-        register_type("fuzz.pair", Pair, to=lambda pair: pair.items, from_=_pair)  # type: ignore[misc]
+        register_type("fuzz.pair", Pair, to=lambda pair: pair.items, from_=_pair)
         yield
 
 
@@ -87,7 +87,7 @@ def seed_objects() -> list[object]:
 
 _PLAIN: list[object] = [
     *(None, True, 0, -1, 2**63, 2**64 - 1, -(2**63), 1.5, -0.0, math.nan, "", "é\0", "\ud800", [], {}, [[[]]]),
-    *({"a": [1, None], 2: b"x", None: {b"k": 2.5}}, list(range(300)), {number: "v" for number in range(300)}),
+    *({"a": [1, None], 2: b"x", None: {b"k": 2.5}}, list(range(300)), dict.fromkeys(range(300), "v")),
     *(["x" * 40, b"y" * 600], [[number, str(number)] for number in range(70)]),
 ]
 _STANDARD: list[object] = [

@@ -85,7 +85,7 @@ def _aligned(nbytes: int) -> int:
 
 
 class PartsFormat(Format):
-    """Of the seed's wire: this rank, the bytes per part, and all ranks' parts as [size, pickle]; None: the true size."""
+    """Of the seed's wire: this rank, bytes per part, and all ranks' parts as [size, pickle]; None: the true size."""
 
     def read(self, case: Case) -> Any:
         how, _, buffer = case
@@ -105,6 +105,6 @@ class PartsFormat(Format):
 
 
 def _part(part: list[Any]) -> bytes:
-    size, content = (part + [None, b""])[:2]
+    size, content = [*part, None, b""][:2]
     content = content if isinstance(content, bytes) else b""
     return (len(content) if size is None else _int(size, 4)).to_bytes(4, "big") + content

@@ -118,7 +118,8 @@ def _mutate(value: Any, donor: Donor, rng: Random) -> Any:
         return _wrapped(value, rng)
     if draw < 0.27:
         return _scalar(rng)
-    return _MUTATIONS.get(type(value), _replaced)(value, donor, rng)
+    mutation: Callable[[Any, Donor, Random], Any] = _MUTATIONS.get(type(value), _replaced)
+    return mutation(value, donor, rng)
 
 
 def _part_of(donor: Donor, rng: Random) -> Any:
