@@ -28,6 +28,7 @@ from gather_core.errors import (
 from gather_core.interleave import interleave
 
 if TYPE_CHECKING:
+    from gather_core.blocks import drop_free_blocks, result_buffer
     from gather_core.codec import Codec, DecodeOptions, Frames, Limits, Trust, own
     from gather_core.deadline import Deadline
     from gather_core.function_codec import FunctionCodec
@@ -75,8 +76,10 @@ __all__ = [
     "UnknownPluginError",
     "UntrustedCodecError",
     "aligned_buffer",
+    "drop_free_blocks",
     "interleave",
     "own",
+    "result_buffer",
     "register_codec",
     "register_transport",
 ]
@@ -96,6 +99,8 @@ _LAZY = {
     "Transport": "transport",
     "Trust": "codec",
     "aligned_buffer": "memory",
+    "drop_free_blocks": "blocks",
+    "result_buffer": "blocks",
     "own": "codec",
     "register_codec": "registry",
     "register_transport": "registry",

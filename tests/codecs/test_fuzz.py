@@ -93,7 +93,7 @@ def test_a_codec_of_an_unknown_format_is_fuzzed_by_its_bytes(monkeypatch: pytest
     fuzzer = Fuzzer(CodecTarget(PlainCodec()))
     fuzzer.run(executions=EXECUTIONS, stop_at_finding=True)
     (finding,) = fuzzer.findings.values()
-    assert (finding.problem, finding.case) == ("raised IndexError: tuple index out of range", ())
+    assert (finding.problem, finding.case) == ("raised IndexError: list index out of range", ())
 
 
 def test_equal_seeds_run_equal_cases() -> None:
