@@ -37,7 +37,36 @@ _SCAN_DEPTH_FROM_NBYTES = 8192
 """In shorter messages it is faster to see how deep they are once they are unpacked."""
 _UNPACKER_DEPTH = 1024
 """As deep as msgpack's unpacker goes; it is a constant of its C code."""
+# timestamp=1: MessagePack's own Timestamp, which encode never writes, can become a float at most.
+_EXACTLY: dict[str, Any] = {"strict_map_key": False, "unicode_errors": "surrogatepass", "timestamp": 1}
+_CONTAINER_HEADERS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
+"""Bytes that begin a list or dict, though they may stand for something else."""
 _TOO_LONG = re.compile(r"(\d+) exceeds max_(str|bin|array|map)_len\((\d+)\)")
+
+
+class NotSmallError(Exception):
+    """A message is not small, or not plain data all the way down."""
+
+
+def unpack_small(frames: Sequence[memoryview], limits: Limits) -> Any:
+    """Unpacks one small message of plain data, without what `Rebuild` costs: half the time of a dict of 10 numbers.
+
+    Raises:
+        NotSmallError: It must be rebuilt.
+        Exception: It is no message.
+    """
+    nbytes = len(frames[0])
+    is_small = nbytes < _SCAN_FROM_NBYTES and nbytes <= limits.container_length and nbytes <= limits.string_nbytes
+    if len(frames) > 1 or not is_small:
+        raise NotSmallError
+    head = bytes(frames[0])
+    if nbytes - len(head.translate(None, _CONTAINER_HEADERS)) > min(limits.depth, MAX_DEPTH):  # perhaps deeper
+        raise NotSmallError
+    return msgpack.unpackb(head, **_EXACTLY, ext_hook=_give_up)
+
+
+def _give_up(code: int, data: bytes) -> Any:
+    raise NotSmallError
 
 
 class Rebuild:
@@ -96,9 +125,7 @@ class Rebuild:
         try:
             obj = msgpack.unpackb(
                 data,
-                strict_map_key=False,
-                unicode_errors="surrogatepass",
-                timestamp=1,  # which encode never writes; so it can become a float at most
+                **_EXACTLY,
                 ext_hook=self._rebuild,
                 object_pairs_hook=self._build_dict,
                 max_array_len=max_items,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from gather_codecs.message_hashes import CrowdedError
 from gather_codecs.message_lowering import Lowering, pack_plain
 from gather_codecs.message_paths import Refusal
-from gather_codecs.message_rebuild import Rebuild
+from gather_codecs.message_rebuild import NotSmallError, Rebuild, unpack_small
 from gather_codecs.message_registry import register_type, registered_types
 from gather_core.codec import Codec, DecodeOptions, Frames, Trust
 from gather_core.errors import DecodeError, EncodeError, LimitError
@@ -75,11 +75,19 @@ class MessagePackCodec(Codec):
         if not frames:
             raise DecodeError("no frames")
         try:
-            try:
-                return Rebuild(frames, options, registered_types()).decode()
-            except CrowdedError:
-                return Rebuild(frames, options, registered_types(), looks_at_keys=True).decode()
+            return _decode(frames, options)
         except (DecodeError, LimitError):
             raise
         except Exception as exc:
             raise DecodeError(f"not what the msgpack codec writes: {type(exc).__name__}: {exc}") from exc
+
+
+def _decode(frames: Sequence[memoryview], options: DecodeOptions) -> object:
+    try:
+        return unpack_small(frames, options.limits)
+    except NotSmallError:
+        pass
+    try:
+        return Rebuild(frames, options, registered_types()).decode()
+    except CrowdedError:
+        return Rebuild(frames, options, registered_types(), looks_at_keys=True).decode()

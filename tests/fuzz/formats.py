@@ -65,7 +65,9 @@ class MessageFormat(Format):
 
     def hostile_trees(self) -> list[Any]:
         keys = [_crowd(_FEW), _crowd(_MANY)]
-        crowds = [crowd for few in keys for crowd in (Map([[key, None] for key in few]), Ext(_SET, few), [few])]
+        crowds: list[Any] = [
+            crowd for few in keys for crowd in (Map([[key, None] for key in few]), Ext(_SET, few), [few])
+        ]
         crowds += [[number, crowd] for number in range(3) for crowd in crowds]  # some meet tight limits
         big = [Ext(_BIGINT, b"\1" * 40_000), Ext(_BIGINT, b"\3" * 40_000)]
         return [[tree] for tree in (_deep(103), _deep(110), Ext(_FRACTION, big), *crowds)]
