@@ -1,6 +1,7 @@
 """Cloudpickle: pickles by value what pickle refers to by name."""
 
 import io
+import pickle
 import sys
 from collections import ChainMap
 from collections.abc import Callable
@@ -8,8 +9,7 @@ from typing import Any
 
 import cloudpickle
 
-from gather_codecs.pickle5 import Chunks, PickleCodec, of_this_python, out_of_band, reducers
-from gather_core.codec import Frames
+from gather_codecs.pickle5 import Chunks, Encoder, Idle, PickleCodec, of_this_python, reducers
 
 
 class CloudpickleCodec(PickleCodec):
@@ -20,15 +20,13 @@ class CloudpickleCodec(PickleCodec):
     """
 
     name = "cloudpickle"
+    _idle = Idle()
 
     def fingerprint(self) -> str:
         return of_this_python(self.spec)
 
-    def encode(self, obj: object) -> Frames:
-        buffers: list[Any] = []
-        head = Chunks()
-        _TensorAwareCloudPickler(head, 5, out_of_band(buffers)).dump(obj)
-        return [*head.frames(), *buffers]
+    def _new_encoder(self) -> Encoder:
+        return _Encoder()
 
 
 def _refuse(obj: Any) -> Any:
@@ -51,3 +49,14 @@ class _TensorAwareCloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
         # The C pickler reads its table while it is initialised.
         self.dispatch_table = ChainMap(reducers(), _REFUSED, cloudpickle.Pickler.dispatch_table)
         super().__init__(*args)
+
+
+class _Encoder(Encoder):
+    _pickler: _TensorAwareCloudPickler
+
+    def _make_pickler(self, file: Chunks, buffer_callback: Callable[[pickle.PickleBuffer], bool]) -> pickle.Pickler:
+        return _TensorAwareCloudPickler(file, 5, buffer_callback)
+
+    def starts_over(self) -> bool:
+        # It remembers the globals of functions that it has sent by value, which belong to one object.
+        return not self._pickler.globals_ref and super().starts_over()

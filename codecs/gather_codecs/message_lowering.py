@@ -28,10 +28,12 @@ from gather_codecs.message_types import (
     TUPLE,
     dtype_code,
     leaf_of,
+    lower_numpy_scalar,
 )
 from gather_codecs.tensors import (
     array_bytes,
     arrives_with_grad,
+    dense_layout,
     dtype_name,
     has_grad,
     is_plain_tensor,
@@ -202,14 +204,16 @@ class Lowering:
         return msgpack.ExtType(NDARRAY, self._pack([*meta, self._elements(array_bytes(obj).data)]))
 
     def _lower_elements(self, obj: Any, kind: type) -> msgpack.ExtType:
-        if isinstance(obj, np.generic) and np.dtype(dtype_code(obj)).type is kind:
+        if isinstance(obj, np.generic):
             self._see(obj)
-            return msgpack.ExtType(NUMPY_SCALAR, self._pack([dtype_code(obj), obj.tobytes()]))
+            return msgpack.ExtType(NUMPY_SCALAR, self._pack(lower_numpy_scalar(obj)))
         if is_plain_tensor(obj):
             if has_grad(obj):
                 raise Refusal(obj, "its .grad would be lost; send detached tensors")
+            elements, strides = dense_layout(obj)
             meta = [dtype_name(obj.dtype), list(obj.shape), arrives_with_grad(obj)]
-            return msgpack.ExtType(TENSOR, self._pack([*meta, self._elements(tensor_bytes(obj).raw())]))
+            layout = [] if strides is None else [list(strides)]
+            return msgpack.ExtType(TENSOR, self._pack([*meta, self._elements(tensor_bytes(elements).raw()), *layout]))
         name = f"{kind.__module__}.{kind.__qualname__}"
         raise Refusal(
             obj,

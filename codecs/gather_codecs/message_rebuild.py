@@ -7,6 +7,7 @@ from typing import Any
 
 import msgpack
 
+from gather_codecs.dtypes import build_dtype
 from gather_codecs.message_depths import is_deeper
 from gather_codecs.message_hashes import MAX_SAME_HASH, HashWatch, is_crowded
 from gather_codecs.message_registry import RegisteredTypes
@@ -27,7 +28,7 @@ from gather_codecs.message_types import (
     leaf_with_code,
     rebuild_numpy_scalar,
 )
-from gather_codecs.tensors import build_array, build_tensor, dtype_of, place, plain_dtype
+from gather_codecs.tensors import build_array, build_dense_tensor, dtype_of, place
 from gather_core.codec import DecodeOptions, Limits, own
 from gather_core.errors import DecodeError, LimitError
 
@@ -186,10 +187,12 @@ class Rebuild:
         return own(self._frames[elements])
 
     def _array(self, code: object, shape: object, order: Any, elements: object) -> Any:
-        return build_array(self._memory(elements), plain_dtype(code), shape, order)
+        return build_array(self._memory(elements), build_dtype(code), shape, order)
 
-    def _tensor(self, dtype: object, shape: object, requires_grad: object, elements: object) -> Any:
-        tensor = build_tensor(self._memory(elements), dtype_of(dtype), shape)
+    def _tensor(
+        self, dtype: object, shape: object, requires_grad: object, elements: object, strides: object = None
+    ) -> Any:
+        tensor = build_dense_tensor(self._memory(elements), dtype_of(dtype), shape, strides)
         tensor = place(tensor, self._options.tensor_device)
         return tensor.requires_grad_() if requires_grad else tensor
 

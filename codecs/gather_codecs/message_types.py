@@ -19,8 +19,8 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from gather_codecs.dtypes import Description, build_dtype, describe_dtype
 from gather_codecs.message_paths import Refusal
-from gather_codecs.tensors import plain_dtype, plain_dtype_code
 from gather_core.errors import DecodeError
 
 MAX_DEPTH = 100
@@ -73,25 +73,56 @@ def leaf_with_code(code: int) -> Leaf | None:
     return _BY_CODE.get(code)
 
 
-def dtype_code(obj: Any) -> str:
-    """The code of the dtype of a numpy array or scalar.
+def dtype_code(obj: Any) -> Description:
+    """The description of the dtype of a numpy array.
 
     Raises:
-        Refusal: It is not one of plain numbers or times.
+        Refusal: It has none.
     """
-    code = plain_dtype_code(obj.dtype)
-    if code is None:
-        raise Refusal(obj, f"numpy dtype {obj.dtype} is not a plain number or time")
-    return code
+    try:
+        return describe_dtype(obj.dtype)
+    except ValueError as exc:
+        raise Refusal(obj, str(exc)) from exc
+
+
+def lower_numpy_scalar(obj: Any) -> list[Any]:
+    """Its dtype and its bytes, and of a record whether it can be written, as only others can be hashed.
+
+    Raises:
+        Refusal: It is of a subclass, or its dtype has no description.
+    """
+    kind = type(obj)
+    if kind in _FLEXIBLE_CODES and obj.dtype.names is None:
+        # Not as an item of an array, which loses zeros at the end.
+        return [_FLEXIBLE_CODES[kind], obj.encode("utf-8", "surrogatepass") if kind is np.str_ else bytes(obj)]
+    code = dtype_code(obj)
+    if build_dtype(code).type is not kind:
+        raise Refusal(obj, f"it keeps no {kind.__module__}.{kind.__qualname__} like this one exactly")
+    return [code, obj.tobytes(), obj.flags.writeable] if kind is np.void else [code, obj.tobytes()]
 
 
 def rebuild_numpy_scalar(parts: list[Any]) -> Any:
-    """The scalar of a dtype's code and its bytes."""
-    code, data = parts
-    dtype = plain_dtype(code)
-    if type(data) is not bytes or len(data) != dtype.itemsize:
-        raise DecodeError(f"not the bytes of one {dtype}")
-    return np.frombuffer(data, dtype)[0]
+    """The inverse of `lower_numpy_scalar`."""
+    code, data, *is_writeable = parts
+    if type(data) is not bytes:
+        raise DecodeError("a numpy scalar without its bytes")
+    if type(code) is str and code in _FLEXIBLE_BUILDERS and not is_writeable:
+        return _FLEXIBLE_BUILDERS[code](data)
+    dtype = build_dtype(code)
+    flags = [bool] if dtype.names is not None else []
+    if dtype.subdtype is not None or len(data) != dtype.itemsize or list(map(type, is_writeable)) != flags:
+        raise DecodeError(f"not one {dtype!s:.80}")
+    if not is_writeable:
+        return np.frombuffer(data, dtype)[0]
+    return np.frombuffer(bytearray(data) if is_writeable[0] else data, dtype)[0]
+
+
+_FLEXIBLE_CODES: dict[type, str] = {np.str_: "U", np.bytes_: "S", np.void: "V"}
+_FLEXIBLE_BUILDERS: dict[str, Callable[[bytes], Any]] = {
+    "U": lambda data: np.str_(data.decode("utf-8", "surrogatepass")),
+    "S": np.bytes_,
+    "V": np.void,
+}
 
 
 def _lower_zone(obj: dt.datetime | dt.time) -> Any:
@@ -208,11 +239,26 @@ def _rebuild_path(parts: list[Any]) -> pathlib.PurePath:
     return _PATH_TYPES[kind](text)
 
 
-def _lower_numpy_dtype(obj: Any) -> list[str]:
-    code = plain_dtype_code(obj)
-    if code is None or np.dtype(code).num != obj.num:
-        raise Refusal(obj, f"numpy dtype {obj} is not a plain number or time")
-    return [code]
+def _lower_numpy_dtype(obj: Any) -> list[Any]:
+    if obj.str in _EMPTY_DTYPES and obj == np.dtype(obj.str) and not obj.metadata:
+        return [obj.str]
+    try:
+        description = describe_dtype(obj)
+    except ValueError as exc:
+        raise Refusal(obj, str(exc)) from exc
+    if build_dtype(description).num != obj.num:
+        raise Refusal(obj, f"numpy dtype {obj!r:.200} would arrive as another of the same size")
+    return [description]
+
+
+def _rebuild_numpy_dtype(parts: list[Any]) -> Any:
+    (description,) = parts
+    is_empty = type(description) is str and description in _EMPTY_DTYPES
+    return np.dtype(description) if is_empty else build_dtype(description)
+
+
+_EMPTY_DTYPES = frozenset({"<U0", ">U0", "|S0", "|V0"})
+"""Of text and bytes of any length: `numpy.dtype(str)`. Arrays have none of these."""
 
 
 def _rebuild_torch_dtype(parts: list[Any]) -> Any:
@@ -254,7 +300,7 @@ _LEAVES: dict[type, Leaf] = {
     Fraction: Leaf(_FRACTION, _lower_fraction, _rebuild_fraction),
     **dict.fromkeys(_PATH_TYPES.values(), Leaf(_PATH, _lower_path, _rebuild_path)),
 }
-_NUMPY_DTYPE_LEAF = Leaf(_NUMPY_DTYPE, _lower_numpy_dtype, lambda parts: plain_dtype(*parts))
+_NUMPY_DTYPE_LEAF = Leaf(_NUMPY_DTYPE, _lower_numpy_dtype, _rebuild_numpy_dtype)
 _TORCH_LEAVES = {
     "dtype": Leaf(_TORCH_DTYPE, lambda obj: [str(obj).removeprefix("torch.")], _rebuild_torch_dtype),
     "device": Leaf(_TORCH_DEVICE, lambda obj: [obj.type, obj.index], _rebuild_torch_device),

@@ -23,12 +23,14 @@ class MessagePackCodec(Codec):
     """Data only: decoding cannot run code. Exact or refused, with the path of what it refuses.
 
     Takes None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, OrderedDict, Counter, set,
-    frozenset, datetime, date, time, timedelta, Decimal, Fraction, UUID, paths, slice, range, numeric numpy arrays,
-    scalars and dtypes, dense torch tensors, dtypes, devices and sizes; no subclasses of them. Enums, namedtuples,
-    dataclasses and any other class must be registered on every rank: `register_type`.
+    frozenset, datetime, date, time, timedelta, Decimal, Fraction, UUID, paths, slice, range, numpy arrays,
+    scalars and dtypes of numbers, times, text, bytes and records, dense torch tensors, dtypes, devices and sizes; no
+    subclasses of them. Enums, namedtuples, dataclasses and any other class must be registered on every rank:
+    `register_type`.
     References that share an object arrive as separate ones; cycles are refused. Arrays and tensors arrive writable.
-    Tensors arrive row-major, whatever their strides were (channels_last, transposed); detached unless they are leaves,
-    whose `requires_grad` stays; and without hooks, which torch.save drops too. A leaf that has a `.grad` is refused.
+    Tensors keep their strides where their elements lie without gaps (channels_last, transposed), and arrive row-major
+    otherwise; detached unless they are leaves, whose `requires_grad` stays; and without hooks, which torch.save drops
+    too. A leaf that has a `.grad` is refused.
 
     Every tuple, set or other type that MessagePack lacks is copied once per level that it is nested; decoding refuses
     to hold more than `Limits.payload_nbytes` in such copies at a time.

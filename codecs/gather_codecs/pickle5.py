@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gather_codecs.tensors import arrives_with_grad, build_tensor, is_dense, memory_layout, place, tensor_bytes
+from gather_core.blocks import result_buffer
 from gather_core.codec import Codec, DecodeOptions, Frames, TensorDevice, Trust, own
 from gather_core.errors import DecodeError, LimitError, summarize
 
@@ -26,6 +27,8 @@ _KEEP_UP_TO_CHUNKS = 16
 """A pickler that wrote more, of 64 KiB each where there are no large bytes, is dropped: its memo may hold megabytes."""
 _LARGE_FROM_NBYTES = 1 << 17
 """Smaller parts of the head are cheaper copied into one frame."""
+_REUSED_FROM_NBYTES = 1 << 18
+"""Smaller heads are joined faster in memory from the allocator."""
 _PIECES_FOLLOW = 0
 """The first byte of a frame that lists the lengths of the frames behind it that are the head; no pickle begins so."""
 _LENGTH_NBYTES = 8
@@ -187,15 +190,30 @@ class Chunks(list[Any]):
         """The head, in one frame; in several behind one that says so where that spares the copying of large parts."""
         if len(self) == 1:
             return [self[0]]
+        if max(map(len, self)) < _LARGE_FROM_NBYTES:
+            return [_joined(self)]
         pieces: list[Any] = []
         for is_large, run in itertools.groupby(self, _is_large):
             chunks = list(run)
-            pieces += chunks if is_large else [b"".join(chunks)]
+            pieces += chunks if is_large else [_joined(chunks)]
         return pieces if len(pieces) == 1 else [_list_of_pieces([len(piece) for piece in pieces]), *pieces]
 
 
 def _is_large(chunk: Any) -> bool:
     return len(chunk) >= _LARGE_FROM_NBYTES
+
+
+def _joined(chunks: Sequence[Any]) -> Any:
+    """The chunks in one; where that is large, in memory that the frames of an earlier object have freed."""
+    nbytes = sum(map(len, chunks))
+    if nbytes < _REUSED_FROM_NBYTES or len(chunks) == 1:
+        return b"".join(chunks)
+    joined = result_buffer(nbytes)
+    end = 0
+    for chunk in chunks:
+        start, end = end, end + len(chunk)
+        joined[start:end] = chunk
+    return joined
 
 
 class Encoder:
@@ -210,8 +228,12 @@ class Encoder:
         self._is_grown = False
         self._copyreg = dict(copyreg.dispatch_table)
         self._reducers = reducers()
-        self._pickler = self._new_pickler(self._head, 5, buffer_callback=out_of_band(self._buffers))
-        self._pickler.dispatch_table = {**self._more_reducers, **self._copyreg, **self._reducers}
+        self._pickler = self._make_pickler(self._head, out_of_band(self._buffers))
+
+    def _make_pickler(self, file: Chunks, buffer_callback: Callable[[pickle.PickleBuffer], bool]) -> pickle.Pickler:
+        pickler = self._new_pickler(file, 5, buffer_callback=buffer_callback)
+        pickler.dispatch_table = {**self._more_reducers, **self._copyreg, **self._reducers}
+        return pickler
 
     def is_current(self) -> bool:
         """Whether its table of reducers is up to date."""

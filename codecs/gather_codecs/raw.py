@@ -11,18 +11,17 @@ in ASCII, whose first item says what follows:
 ["tensor", dtype, shape, requires_grad]         dtype: torch's name, such as "bfloat16"
 ```
 
-A numpy dtype is its code ("<f4", "|S5"), or for records {"names", "formats", "offsets", "itemsize", "aligned"}, in
-whose formats [dtype, shape] is a subarray.
+How a numpy dtype is described, `dtypes.py` says.
 """
 
 import json
-import re
 import struct
 import sys
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from gather_codecs.dtypes import build_dtype, describe_dtype
 from gather_codecs.tensors import (
     array_bytes,
     arrives_with_grad,
@@ -35,8 +34,6 @@ from gather_codecs.tensors import (
     is_plain_tensor,
     memory_order,
     place,
-    plain_dtype,
-    plain_dtype_code,
     tensor_bytes,
 )
 from gather_core.codec import Buffer, Codec, DecodeOptions, Frames, Trust, own
@@ -50,8 +47,6 @@ _TAKES = "exactly one bytes, bytearray, memoryview, numpy.ndarray or dense torch
 _CHECKSUM = struct.Struct("<I")
 _FORMATS = frozenset("?cbBhHiIlLqQnNfd")
 """What `memoryview.cast` gives back."""
-_FLEXIBLE_DTYPE = re.compile(r"\|[SV][1-9]\d{0,9}|[<>]U[1-9]\d{0,8}")
-_RECORD_KEYS = {"names", "formats", "offsets", "itemsize", "aligned"}
 _write_json = json.JSONEncoder(separators=(",", ":")).encode
 _read_json = json.JSONDecoder().decode
 
@@ -136,71 +131,10 @@ def _lower_view(view: memoryview) -> tuple[list[Any], Buffer]:
 
 
 def _lower_dtype(dtype: "np.dtype[Any]") -> Any:
-    code = plain_dtype_code(dtype)
-    if code is not None:
-        return code
-    description = _describe(dtype)
     try:
-        built = _build_dtype(description)
+        return describe_dtype(dtype)
     except ValueError as exc:
-        raise _refused(dtype) from exc
-    if built != dtype:  # such as titles of fields
-        raise _refused(dtype)
-    return description
-
-
-def _describe(dtype: "np.dtype[Any]") -> Any:
-    import numpy as np
-
-    if dtype.metadata or dtype.hasobject:
-        raise _refused(dtype)
-    if dtype.subdtype is not None:
-        return [_describe(dtype.base), dtype.shape]
-    if dtype.names is None:
-        return dtype.str
-    if dtype.type is not np.void or dtype.fields is None:
-        raise _refused(dtype)
-    fields = [dtype.fields[name] for name in dtype.names]
-    return {
-        "names": dtype.names,
-        "formats": [_describe(field[0]) for field in fields],
-        "offsets": [field[1] for field in fields],
-        "itemsize": dtype.itemsize,
-        "aligned": dtype.isalignedstruct,
-    }
-
-
-def _refused(dtype: "np.dtype[Any]") -> EncodeError:
-    return EncodeError(f"raw keeps no array of dtype {dtype!r:.200} exactly; convert it, or use pickle")
-
-
-def _build_dtype(description: Any) -> "np.dtype[Any]":
-    """The inverse of `_describe`.
-
-    Raises:
-        ValueError: It describes no dtype of plain numbers, times, strings or records of them.
-    """
-    built = _build_any_dtype(description)
-    # Once, at the outermost level: at each, a nested record would be described as often as it is deep.
-    if type(description) is not str and _write_json(_describe(built)) != _write_json(description):
-        raise ValueError(f"{description!r:.80} is not how raw describes a dtype")
-    return built
-
-
-def _build_any_dtype(description: Any) -> "np.dtype[Any]":
-    import numpy as np
-
-    if type(description) is str:
-        return np.dtype(description) if _FLEXIBLE_DTYPE.fullmatch(description) else plain_dtype(description)
-    if type(description) is list:
-        base, shape = description
-        return np.dtype((_build_any_dtype(base), tuple(shape)))
-    if type(description) is not dict or description.keys() != _RECORD_KEYS or description["itemsize"] == 0:
-        raise ValueError(f"{description!r:.80} is no dtype")
-    formats = [_build_any_dtype(item) for item in description["formats"]]
-    record: Any = {key: description[key] for key in ("names", "offsets", "itemsize")}
-    built: np.dtype[Any] = np.dtype(record | {"formats": formats}, align=description["aligned"] is True)
-    return built
+        raise EncodeError(f"raw keeps no array of dtype {dtype!r:.200} exactly; convert it, or use pickle") from exc
 
 
 def _rebuild_bytes(frame: memoryview, options: DecodeOptions) -> bytes:
@@ -223,7 +157,7 @@ def _rebuild_view(frame: memoryview, options: DecodeOptions, code: str, shape: A
 def _rebuild_array(
     frame: memoryview, options: DecodeOptions, dtype: Any, shape: Any, order: str, readonly: bool
 ) -> "np.ndarray[Any, Any]":
-    array = build_array(own(frame), _build_dtype(dtype), shape, order)
+    array = build_array(own(frame), build_dtype(dtype), shape, order)
     array.flags.writeable = not readonly
     return array
 

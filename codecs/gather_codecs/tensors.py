@@ -1,7 +1,6 @@
 """Torch tensors and numpy arrays as bytes and back, for all codecs: elements only, never the storage behind a view."""
 
 import functools
-import re
 import sys
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,6 @@ _MAX_DIMS_OF_ONE_MEMORY_FORMAT = 3
 """With more there is channels_last."""
 _MAX_SIZE = (1 << 63) - 1
 _SHAPE_TYPES = (list, tuple)
-_PLAIN_DTYPE = re.compile(
-    r"[<>|](b1|[iu][1248]|f[248]|c(8|16)|[mM]8(\[([1-9]\d{0,8})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)"
-)
 _NUMPY_LACKS = (
     *("bfloat16", "complex32", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
     *("float8_e8m0fnu", "float4_e2m1fn_x2"),
@@ -101,27 +97,6 @@ def has_grad(tensor: "torch.Tensor") -> bool:
     return tensor.is_leaf and tensor.grad is not None
 
 
-def plain_dtype_code(dtype: "np.dtype[Any]") -> str | None:
-    """The code of a numpy dtype of plain numbers or times, or None."""
-    import numpy as np
-
-    code: str = dtype.str
-    return code if _PLAIN_DTYPE.fullmatch(code) and np.dtype(code) == dtype and not dtype.metadata else None
-
-
-def plain_dtype(code: object) -> "np.dtype[Any]":
-    """The numpy dtype of that code.
-
-    Raises:
-        ValueError: It is not one of plain numbers or times.
-    """
-    import numpy as np
-
-    if type(code) is not str or not _PLAIN_DTYPE.fullmatch(code):
-        raise ValueError(f"numpy dtype {code!r:.40} is not a plain number or time")
-    return np.dtype(code)
-
-
 def memory_order(array: "np.ndarray[Any, Any]") -> str:
     """The order of the elements that `array_bytes` returns: "F" where only that is contiguous, else "C"."""
     return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
@@ -168,6 +143,15 @@ def memory_layout(tensor: "torch.Tensor") -> "tuple[torch.Tensor, tuple[int, ...
     return once, tuple(0 if stride == 0 else size for stride, size in zip(strides, once.stride(), strict=True))
 
 
+def dense_layout(tensor: "torch.Tensor") -> "tuple[torch.Tensor, tuple[int, ...] | None]":
+    """As `memory_layout`, for bytes that nobody trusts: no tensor of them is larger than they are.
+
+    Elements of broadcast dimensions travel as often as they are there.
+    """
+    elements, strides = memory_layout(tensor)
+    return (tensor, None) if strides is None or elements.numel() != tensor.numel() else (elements, strides)
+
+
 def _num_elements_without_gaps(shape: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
     """How many elements lie side by side in memory, each reached by one index of the dimensions that are not broadcast.
 
@@ -191,6 +175,9 @@ def array_bytes(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     """The elements as they lie in memory, row-major if they lie scattered: a uint8 array of shape (nbytes,)."""
     import numpy as np
 
+    if array.dtype.names is not None and not array.flags.forc:
+        # Copying records field by field would leave what is between the fields as the new memory has it.
+        array = array.view(f"V{array.dtype.itemsize}")
     dense = array.T if array.flags.f_contiguous else np.ascontiguousarray(array)
     return dense.reshape(-1).view(np.uint8)
 
@@ -235,14 +222,35 @@ def build_tensor(memory: Any, dtype: "torch.dtype", shape: object) -> "torch.Ten
     return flat if len(sizes) == 1 else torch.reshape(flat, sizes)
 
 
+def build_dense_tensor(memory: Any, dtype: "torch.dtype", shape: object, strides: object) -> "torch.Tensor":
+    """As `build_tensor`, with the elements in the order of `strides`, or row-major where they are None.
+
+    Raises:
+        ValueError: Shape or strides do not fit the memory, or the elements lie with gaps or overlaps.
+    """
+    if strides is None:
+        return build_tensor(memory, dtype, shape)
+    nbytes = len(memory)
+    sizes = check_shape(shape, dtype.itemsize, nbytes)
+    num_elements = nbytes // dtype.itemsize
+    if type(strides) is not list or len(strides) != len(sizes) or any(type(stride) is not int for stride in strides):
+        raise ValueError(f"strides {strides!r:.80} are not those of shape {shape!r:.80}")
+    # No elements are reached twice, as they are as many as the shape has; a stride of a single element is never used.
+    if min(strides, default=0) < 0 or _num_elements_without_gaps(sizes, tuple(strides)) != num_elements:
+        raise ValueError(f"strides {strides!r:.80} leave gaps or overlap in shape {shape!r:.80}")
+    return build_tensor(memory, dtype, (num_elements,)).as_strided(sizes, strides)
+
+
 def build_array(memory: Any, dtype: "np.dtype[Any]", shape: object, order: str) -> "np.ndarray[Any, Any]":
     """An array over `memory`, which must be the array's own; `order` is "C" or "F".
 
     Raises:
-        ValueError: The shape does not fit the memory, or there is no such order.
+        ValueError: The shape does not fit the memory, there is no such order, or no array has such a dtype.
     """
     import numpy as np
 
+    if dtype.subdtype is not None:
+        raise ValueError(f"arrays of {dtype!s:.80} are arrays of its items, with more dimensions")
     if order not in ("C", "F"):
         raise ValueError(f"array order {order!r:.40} is neither C nor F")
     return np.ndarray(

@@ -129,7 +129,7 @@ def test_odd_dtypes_come_back_or_are_refused(spec: str, roundtrip: Any, assert_s
     times = np.array(["2020-01-01", "NaT"] * 400, "M8[ns]")
     for array in (np.arange(900, dtype=">i4"), np.arange(9, dtype=">f8"), times, times.view("m8[ns]"), times[:1]):
         assert_same(roundtrip(codec, array), array)
-    takes = {"pickle": (RECORDS, TEXT, OBJECTS), "raw": (RECORDS, TEXT), "msgpack": ()}
+    takes = {"pickle": (RECORDS, TEXT, OBJECTS), "raw": (RECORDS, TEXT), "msgpack": (RECORDS, TEXT)}
     taken: Any = takes["pickle" if spec in PICKLES else spec.partition("+")[0]]
     for array in (RECORDS, TEXT, OBJECTS):
         if any(array is other for other in taken):

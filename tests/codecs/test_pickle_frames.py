@@ -200,3 +200,62 @@ def test_nothing_of_the_object_is_kept_once_its_frames_are_gone(codec: Codec) ->
     assert len(frames) > 3
     del frames, array, tensor
     assert [reference() for reference in references] == [None, None]
+
+
+class _Kept:
+    pass
+
+
+@pytest.mark.parametrize("num_parts", [1, 3000, 100_000])
+def test_a_pickler_that_is_used_again_keeps_nothing_of_what_it_wrote(codec: Codec, num_parts: int) -> None:
+    kept = _Kept()
+    reference = weakref.ref(kept)
+    codec.encode([kept, [[number] for number in range(num_parts)]])
+    del kept
+    assert reference() is None
+
+
+@pytest.mark.parametrize("spec", ["cloudpickle", "auto"])
+def test_functions_of_one_object_share_globals_and_those_of_the_next_object_have_their_own(
+    spec: str, roundtrip: Any
+) -> None:
+    codec = get_codec(spec)
+    for _ in range(2):
+        codec.encode(None)  # whatever was before, there is a pickler that is used again
+    names: dict[str, Any] = {"__name__": "first"}
+    exec("def f(): pass\ndef g(): pass", names)
+    f, g = roundtrip(codec, [names["f"], names["g"]])
+    assert f.__globals__ is g.__globals__
+    names["__name__"] = "second"
+    second = roundtrip(codec, names["f"])
+    assert [made.__globals__["__name__"] for made in (f, second)] == ["first", "second"]
+
+
+@pytest.mark.parametrize("spec", ["cloudpickle", "auto"])
+def test_nothing_of_a_function_that_went_by_value_is_kept(spec: str) -> None:
+    kept = _Kept()
+    reference = weakref.ref(kept)
+    get_codec(spec).encode([lambda value=kept: value])
+    del kept
+    assert reference() is None
+
+
+def test_small_and_large_objects_in_turns_give_the_same_frames(codec: Codec) -> None:
+    objects: list[Any] = [{"a": 1}, [str(number) for number in range(5000)], [[number] for number in range(200_000)]]
+    expected = [[bytes(frame) for frame in codec.encode(obj)] for obj in objects]
+    for order in ((0, 1, 0, 1, 2, 0), (2, 2, 1, 1, 0, 2)):
+        for index in order:
+            assert [bytes(frame) for frame in codec.encode(objects[index])] == expected[index]
+
+
+def test_bytes_behind_and_between_the_frames_of_a_long_pickle_are_refused(land: Land, roundtrip: Any) -> None:
+    numbers = list(range(100_000))
+    (head,) = map(bytes, PickleCodec().encode(numbers))
+    assert roundtrip(PickleCodec(), numbers) == numbers
+    second = 11 + int.from_bytes(head[3:11], "little")
+    assert head[second : second + 1] == b"\x95"
+    with pytest.raises(DecodeError, match="1 bytes behind"):
+        PickleCodec().decode(land([head + b"."]))
+    for damaged in (head[:-1], head[:second] + b"\x95" + head[second:], head[: second + 9]):
+        with pytest.raises(DecodeError):
+            PickleCodec().decode(land([damaged]))

@@ -23,7 +23,7 @@ _TYPES: frozenset[type] = frozenset(
     }
 )
 _NUMBERS_AND_TIMES = "biufcmM"
-_KINDS = {"raw": _NUMBERS_AND_TIMES + "SUV"}
+_KINDS = {"raw": _NUMBERS_AND_TIMES + "SUV", "msgpack": _NUMBERS_AND_TIMES + "SUV"}
 """Per serializer, the kinds of numpy dtypes; numbers and times where it is not named."""
 
 

@@ -14,7 +14,7 @@ import coverage
 
 _SENDING_SIDE = re.compile(
     r"_?(encode\w*|lower\w*|pack\w*|write\w*|leaf_of|is_built_in|is_plain_tensor|has_grad|arrives_with_grad|memory_\w+"
-    r"|tensor_bytes|array_bytes|resolved|num_elements_without_gaps|plain_dtype_code|dtype_code|dtype_name|is_by_name"
+    r"|tensor_bytes|array_bytes|resolved|num_elements_without_gaps|plain_code|describe\w*|dense_layout|dtype_code|dtype_name|is_by_name"
     r"|names|stand_ins|refused|compress|sample|pad|payload_parts|payload_nbytes|frame_table|covered_below_nbytes"
     r"|checksum_parts|end_of|frames|timedelta_parts|spec|own_spec|fingerprint|trust|__init__|__reduce__|to_current"
     r"|exchange|all_gather_over_seed_wire|find_place|check_max_size|cuda_is_initialized|reducers?_to_cpu|to_cpu"

@@ -1,5 +1,6 @@
 """Five bugs of decoders, to see that the fuzzer finds each."""
 
+import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from unittest import mock
 
 from fuzz.engine import Finding
 from fuzz.targets import CodecTarget, RoundTarget, Target
-from gather_codecs import tensors, zstandard_frames
+from gather_codecs import message_types, zstandard_frames
 from gather_codecs.raw import RawCodec
 from gather_core import slot, verdict
 from gather_core.codec import DecodeOptions
@@ -53,15 +54,15 @@ class PlantedBug:
 def planted_bugs() -> list[PlantedBug]:
     """Bugs of five kinds."""
     unchecked = [mock.patch.object(module, "check_lengths", return_value=None) for module in (slot, verdict)]
-    loose = re.compile(f"{tensors._PLAIN_DTYPE.pattern}|[|<>][SU][1-9]")
+    loose = {**message_types._PATH_TYPES, "PurePosixPath": io.StringIO}
     return [
         PlantedBug("a number of frames is believed", RoundTarget(), tuple(unchecked), "raised error: unpack_from"),
         PlantedBug("an exception goes through", CodecTarget(LeakyRawCodec()), (), "raised KeyError"),
         PlantedBug(
             "a type more is built",
             CodecTarget(get_codec("msgpack")),
-            (mock.patch.object(tensors, "_PLAIN_DTYPE", loose),),
-            "a .[SU][0-9] was built",
+            (mock.patch.object(message_types, "_PATH_TYPES", loose),),
+            "StringIO.* was built",
         ),
         PlantedBug(
             "a declared size is believed",
