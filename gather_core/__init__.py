@@ -79,9 +79,9 @@ __all__ = [
     "drop_free_blocks",
     "interleave",
     "own",
-    "result_buffer",
     "register_codec",
     "register_transport",
+    "result_buffer",
 ]
 
 _LAZY = {
@@ -100,10 +100,10 @@ _LAZY = {
     "Trust": "codec",
     "aligned_buffer": "memory",
     "drop_free_blocks": "blocks",
-    "result_buffer": "blocks",
     "own": "codec",
     "register_codec": "registry",
     "register_transport": "registry",
+    "result_buffer": "blocks",
 }
 
 

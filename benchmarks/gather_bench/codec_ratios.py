@@ -44,21 +44,16 @@ class Line:
 
 
 def measure(case: Case, rounds: int) -> Line:
-    """Times both sides of a case in turns, each first in every other round.
-
-    The garbage collector runs as it does in a job, but not over what else lives in this process.
-    """
+    """Times both sides of a case in turns, each first in every other round; the garbage collector runs as in a job."""
     ours_calls, bare_calls = _num_calls(case.ours), _num_calls(case.bare)
     pairs: list[tuple[float, float]] = []
     gc.collect()
-    gc.freeze()
     for number in range(rounds):
         if number % 2:
             pairs.append((_seconds(case.ours, ours_calls), _seconds(case.bare, bare_calls)))
         else:
             bare_s = _seconds(case.bare, bare_calls)
             pairs.append((_seconds(case.ours, ours_calls), bare_s))
-    gc.unfreeze()
     return _line(case, pairs)
 
 

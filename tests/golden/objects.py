@@ -32,6 +32,8 @@ def _all(makers: Makers, spec: str, *, is_exact: bool = False) -> dict[str, Gold
     return {name: Golden(make, spec, is_exact) for name, make in makers.items()}
 
 
+_TEXT_AND_RECORDS: Makers = {name: RAW[name] for name in ("numpy_text", "numpy_bytes", "numpy_records")}
+
 _CLASSES: Makers = {
     "namedtuple": lambda: [Point(1, (2,)), Point(Point(0))],
     "enum": lambda: [Color.RED, {Color.BLUE: 1}],
@@ -95,7 +97,7 @@ GOLDENS: dict[str, dict[str, Golden]] = {
     "cloudpickle": _with_code("cloudpickle"),
     "auto": _with_code("auto"),
     "msgpack": {
-        **_all(PLAIN | VALUES | ARRAYS | TENSORS | _CLASSES, "msgpack", is_exact=True),
+        **_all(PLAIN | VALUES | ARRAYS | TENSORS | _CLASSES | _TEXT_AND_RECORDS, "msgpack", is_exact=True),
         "sorted_sets": Golden(lambda: [{3, 1, (2,)}, frozenset({"b", "a"})], "msgpack:sorted_sets=true", is_exact=True),
     },
     "raw": _all(RAW, "raw", is_exact=True),
