@@ -74,6 +74,16 @@ def examine(target: Target, case: Case, branches: Branches) -> Outcome:
 def _run(target: Target, case: Case, prepared: object, branches: Branches, most_steps: int) -> Outcome:
     signal.setitimer(signal.ITIMER_PROF, MOST_CPU_S)
     try:
+        outcome = _outcome(target, case, prepared, branches, most_steps)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        return outcome
+    except TooSlowError as exc:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        return Outcome(str(exc), "time") if _is_slow(target, case) else Outcome(None)
+
+
+def _outcome(target: Target, case: Case, prepared: object, branches: Branches, most_steps: int) -> Outcome:
+    try:
         received = branches.run(lambda: target.receive(prepared), most_steps)
         signal.setitimer(signal.ITIMER_PROF, 0)
         problem = target.problem(case, received)
@@ -82,15 +92,10 @@ def _run(target: Target, case: Case, prepared: object, branches: Branches, most_
         if _is_from_memory_error(exc):
             return Outcome("more memory was asked for than there is", "memory")
         return Outcome(None)
-    except TooSlowError as exc:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        return Outcome(str(exc), "time") if _is_slow(target, case) else Outcome(None)
     except TooManySteps as exc:
         return Outcome(str(exc), "steps")
     except Exception as exc:
         return Outcome(f"raised {summarize(exc, 300)}", f"{type(exc).__name__} at {_place(exc)}")
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _is_slow(target: Target, case: Case) -> bool:
