@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from gather_codecs.message_hashes import CrowdedError
 from gather_codecs.message_lowering import Lowering, pack_plain
 from gather_codecs.message_paths import Refusal
-from gather_codecs.message_rebuild import NotSmallError, Rebuild, unpack_small
+from gather_codecs.message_rebuild import NotPlainError, Rebuild, unpack_plain
 from gather_codecs.message_registry import register_type, registered_types
 from gather_core.codec import Codec, DecodeOptions, Frames, Trust
 from gather_core.errors import DecodeError, EncodeError, LimitError
@@ -86,8 +86,8 @@ class MessagePackCodec(Codec):
 
 def _decode(frames: Sequence[memoryview], options: DecodeOptions) -> object:
     try:
-        return unpack_small(frames, options.limits)
-    except NotSmallError:
+        return unpack_plain(frames, options.limits)
+    except NotPlainError:
         pass
     try:
         return Rebuild(frames, options, registered_types()).decode()
