@@ -32,7 +32,7 @@ class RightCodec(Codec):
     def dumps(self, obj: object) -> bytes:
         text = repr(obj).encode()
         try:
-            lost = difference(ast.literal_eval(text.decode()), obj)
+            lost = difference(_literal(text), obj)
         except Exception as exc:
             raise EncodeError("no literal") from exc
         if lost:
@@ -40,4 +40,12 @@ class RightCodec(Codec):
         return text
 
     def loads(self, text: bytes) -> Any:
-        return ast.literal_eval(text.decode())
+        return _literal(text)
+
+
+def _literal(text: bytes) -> Any:
+    while True:
+        try:
+            return ast.literal_eval(text.decode())
+        except SystemError:  # CPython counts how deep `ast` recurses for all threads together, and says where they met
+            continue
