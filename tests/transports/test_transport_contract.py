@@ -113,7 +113,9 @@ FAULTS = [
     Fault(broken.OpensAFileToSeeWhetherItIsAvailable, UNAVAILABLE, "left open: .*descriptors"),
     Fault(broken.OpensForEver, OPEN, "with timeout_s=0.2, to which a rank never came, ended with GaveUpError"),
     Fault(broken.LeavesAThread, LEFT, "20 transports were opened and closed, and what is left is: 40 threads"),
-    Fault(broken.LeavesADescriptor, LEFT, "20 transports were opened and closed, and what is left is: \\d+ descriptors"),
+    Fault(
+        broken.LeavesADescriptor, LEFT, r"20 transports were opened and closed, and what is left is: \d+ descriptors"
+    ),
     Fault(broken.LeavesAFile, LEFT, "20 transports were opened and closed, and what is left is: 40 temporary files"),
     Fault(broken.ClosesOnlyOnce, CLOSE, "close before open for the second time raised ValueError"),
     Fault(broken.ClosesOnlyWhatIsOpen, CLOSE, r"close before open raised AttributeError\("),
