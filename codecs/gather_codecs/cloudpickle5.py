@@ -9,7 +9,8 @@ from typing import Any
 
 import cloudpickle
 
-from gather_codecs.pickle5 import Chunks, Encoder, Idle, PickleCodec, of_this_python, reducers
+from gather_codecs.pickle5 import Encoder, Idle, PickleCodec, of_this_python, reducers
+from gather_codecs.pickle_heads import Chunks
 
 
 class CloudpickleCodec(PickleCodec):
