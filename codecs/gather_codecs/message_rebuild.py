@@ -1,11 +1,8 @@
 """The receiving half of the msgpack codec: rebuilds one object from frames that may be hostile."""
 
-import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import msgpack
 
 from gather_codecs.dtypes import build_dtype
 from gather_codecs.message_depths import is_deeper
@@ -28,84 +25,10 @@ from gather_codecs.message_types import (
     leaf_with_code,
     rebuild_numpy_scalar,
 )
+from gather_codecs.message_unpacking import SCAN_DEPTH_FROM_NBYTES, too_deep, unpack
 from gather_codecs.tensors import build_array, build_dense_tensor, dtype_of, place
-from gather_core.codec import DecodeOptions, Limits, own
+from gather_core.codec import DecodeOptions, own
 from gather_core.errors import DecodeError, LimitError
-
-_SCAN_FROM_NBYTES = 512
-"""Shorter messages cannot claim enough to be worth a scan."""
-_SCAN_DEPTH_FROM_NBYTES = 8192
-"""In shorter messages it is faster to see how deep they are once they are unpacked."""
-_PLAIN_UP_TO_NBYTES = 1 << 24
-"""Larger messages are not copied to see whether they are plain."""
-_UNPACKER_DEPTH = 1024
-"""As deep as msgpack's unpacker goes; it is a constant of its C code."""
-# timestamp=1: MessagePack's own Timestamp, which encode never writes, can become a float at most.
-_EXACTLY: dict[str, Any] = {"strict_map_key": False, "unicode_errors": "surrogatepass", "timestamp": 1}
-_CONTAINER_HEADERS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
-"""Bytes that begin a list or dict, though they may stand for something else."""
-_TOO_LONG = re.compile(r"(\d+) exceeds max_(str|bin|array|map)_len\((\d+)\)")
-
-
-class NotPlainError(Exception):
-    """A message must be rebuilt: it is not plain data all the way down, or not sure to be harmless."""
-
-
-def unpack_plain(frames: Sequence[memoryview], limits: Limits) -> Any:
-    """Unpacks one message of plain data, without what `Rebuild` costs.
-
-    That is half the time of a dict of 10 numbers, and a tenth of 5,000 dicts.
-
-    Raises:
-        NotPlainError: It must be rebuilt.
-        Exception: It is no message.
-    """
-    head = frames[0]
-    nbytes = len(head)
-    if len(frames) > 1 or nbytes > _PLAIN_UP_TO_NBYTES:
-        raise NotPlainError
-    if nbytes >= _SCAN_DEPTH_FROM_NBYTES:
-        return _unpack_large(bytes(head), limits)
-    if nbytes >= _SCAN_FROM_NBYTES or nbytes > limits.container_length or nbytes > limits.string_nbytes:
-        raise NotPlainError
-    message = bytes(head)
-    if nbytes - len(message.translate(None, _CONTAINER_HEADERS)) > min(limits.depth, MAX_DEPTH):  # perhaps deeper
-        raise NotPlainError
-    return msgpack.unpackb(message, **_EXACTLY, ext_hook=_give_up)
-
-
-def _unpack_large(head: bytes, limits: Limits) -> Any:
-    """Without a scan before it: lists that claim more than a part of the message are left to one that scans.
-
-    So many lists are put around it that the unpacker's own bound is reached where the depth is. Together these bound
-    what can be allocated for claims that are not true to some 50 times the message.
-    """
-    num_around = _num_around(min(limits.depth, MAX_DEPTH))
-    nbytes = len(head)
-    try:
-        obj = msgpack.unpackb(
-            b"\x91" * num_around + head,
-            **_EXACTLY,
-            ext_hook=_give_up,
-            max_array_len=min(limits.container_length, nbytes // 16),
-            max_map_len=min(limits.container_length, nbytes),
-            max_str_len=min(limits.string_nbytes, nbytes),
-            max_bin_len=min(limits.string_nbytes, nbytes),
-        )
-    except Exception as exc:
-        raise NotPlainError from exc
-    for _ in range(num_around):
-        (obj,) = obj
-    return obj
-
-
-def _num_around(max_depth: int) -> int:
-    """Lists around a message that leave so much of the unpacker's depth; an empty container at the bottom has none."""
-    return _UNPACKER_DEPTH - max_depth - 1
-
-
-def _give_up(code: int, data: bytes) -> Any:
-    raise NotPlainError
 
 
 class Rebuild:
@@ -142,39 +65,20 @@ class Rebuild:
         obj = self._unpack(head)
         if self._unused:
             raise DecodeError(f"{len(self._unused)} frames that nothing refers to")
-        if self._num_messages > 1 or self._max_depth < len(head) < _SCAN_DEPTH_FROM_NBYTES:
+        if self._num_messages > 1 or len(head) < SCAN_DEPTH_FROM_NBYTES:
             _check_depth(obj, self._max_depth)
         return obj
 
     def _unpack(self, data: Any) -> Any:
-        """Unpacks one message, after a scan that builds nothing has shown that its lengths are true.
+        """Unpacks one message; unless it must be, without a function of ours per dict, which takes half as long again.
 
-        Without a function of ours per dict, which would take half as long again, unless it must be. So of a key that is
-        there twice, the last value counts.
+        So of a key that is there twice, the last value counts.
         """
         self._num_messages += 1
         self._nesting += 1
         if self._nesting > MAX_DEPTH + 2:
             raise DecodeError(f"nested more than {MAX_DEPTH} deep")
-        nbytes = len(data)
-        if nbytes >= _SCAN_FROM_NBYTES:
-            _scan(data, self._max_depth)
-        limits = self._options.limits
-        max_items, max_text = min(limits.container_length, nbytes), min(limits.string_nbytes, nbytes)
-        try:
-            obj = msgpack.unpackb(
-                data,
-                **_EXACTLY,
-                ext_hook=self._rebuild,
-                object_pairs_hook=self._build_dict,
-                max_array_len=max_items,
-                max_map_len=max_items,
-                max_str_len=max_text,
-                max_bin_len=max_text,
-            )
-        except ValueError as exc:
-            _raise_where_too_long(exc, limits)
-            raise
+        obj = unpack(data, self._options.limits, self._rebuild, self._build_dict)
         self._nesting -= 1
         return obj
 
@@ -249,37 +153,9 @@ def _ignore(obj: object) -> None:
     pass
 
 
-def _scan(data: Any, max_depth: int) -> None:
-    """Goes through one message without building anything; raises where its lengths are not true, or it is too deep.
-
-    How deep, as in `_unpack_large`.
-    """
-    around = b"\x91" * _num_around(max_depth) if len(data) >= _SCAN_DEPTH_FROM_NBYTES else b""
-    scanner = msgpack.Unpacker(max_buffer_size=len(around) + len(data) + 1)
-    scanner.feed(around)
-    scanner.feed(data)
-    try:
-        scanner.skip()
-    except msgpack.StackError as exc:
-        raise _too_deep(max_depth) from exc
-
-
 def _check_depth(obj: object, max_depth: int) -> None:
     if is_deeper(obj, max_depth):
-        raise _too_deep(max_depth)
-
-
-def _too_deep(max_depth: int) -> LimitError:
-    return LimitError(f"containers are nested deeper than Limits.depth={max_depth}")
-
-
-def _raise_where_too_long(exc: ValueError, limits: Limits) -> None:
-    found = _TOO_LONG.match(str(exc))
-    if found is None:
-        return
-    name = "string_nbytes" if found[2] in ("str", "bin") else "container_length"
-    if int(found[3]) == getattr(limits, name):
-        raise LimitError(f"a {found[2]} of length {found[1]} is above Limits.{name}={found[3]}") from exc
+        raise too_deep(max_depth)
 
 
 def _mapping(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

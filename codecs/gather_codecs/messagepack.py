@@ -3,7 +3,8 @@
 Types that MessagePack lacks travel as extension types, whose codes are part of the wire (`message_types.py`).
 Containers hold nested MessagePack; arrays and tensors hold metadata and their elements, or the number of the frame with
 those; objects of registered classes (`message_registry.py`) hold their tag and what they were taken apart into.
-Encoding is `message_lowering.py`; decoding, `message_rebuild.py`, builds these types and nothing else.
+Encoding is `message_lowering.py`; decoding, `message_rebuild.py` and `message_unpacking.py`, builds these types and
+nothing else.
 """
 
 from collections.abc import Sequence
@@ -11,8 +12,9 @@ from collections.abc import Sequence
 from gather_codecs.message_hashes import CrowdedError
 from gather_codecs.message_lowering import Lowering, pack_plain
 from gather_codecs.message_paths import Refusal
-from gather_codecs.message_rebuild import NotPlainError, Rebuild, unpack_plain
+from gather_codecs.message_rebuild import Rebuild
 from gather_codecs.message_registry import register_type, registered_types
+from gather_codecs.message_unpacking import NotPlainError, unpack_plain
 from gather_core.codec import Codec, DecodeOptions, Frames, Trust
 from gather_core.errors import DecodeError, EncodeError, LimitError
 
