@@ -54,8 +54,8 @@ class Limits:
     expansion_ratio: int = 20_000
     """Decompressed over compressed size of one frame; the built-in zstd never writes more than half the default."""
     depth: int = 100
-    """Levels of containers inside each other: `[[1]]` is 1 deep. Msgpack goes no deeper than the default, whatever is
-    allowed here."""
+    """Levels of containers below the outermost: `[[1]]` is 1 deep, and 101 nested lists are allowed. Msgpack goes no
+    deeper than the default, whatever is allowed here."""
     container_length: int = (1 << 32) - 1
     """Items of one list, tuple, set or dict inside a message; the default is what MessagePack can say."""
     string_nbytes: int = (1 << 32) - 1

@@ -226,7 +226,13 @@ def _array_difference(a: Any, b: Any, path: str, seen: _Seen) -> str | None:
         return f"{path}: an array of {was} became {now}"
     if a.dtype.hasobject:
         return _items(a.ravel().tolist(), b.ravel().tolist(), path, seen)
-    return None if a.tobytes() == b.tobytes() else f"{path}: elements of the array changed"
+    return None if _array_bytes(a) == _array_bytes(b) else f"{path}: elements of the array changed"
+
+
+def _array_bytes(array: Any) -> bytes:
+    """Bytes of the elements with what lies between the fields of records, which numpy leaves undefined in a copy."""
+    elements: bytes = (array.view(f"V{array.itemsize}") if array.dtype.names else array).tobytes()
+    return elements
 
 
 def _tensor_difference(a: Any, b: Any, path: str) -> str | None:

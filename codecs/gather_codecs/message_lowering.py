@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 
 from gather_codecs.message_depths import is_deeper
-from gather_codecs.message_hashes import MAX_SAME_HASH, HashWatch, is_crowded
+from gather_codecs.message_hashes import HashWatch, LookAgainError, is_crowded
 from gather_codecs.message_paths import Refusal
 from gather_codecs.message_registry import RegisteredTypes
 from gather_codecs.message_types import (
@@ -40,6 +40,7 @@ from gather_codecs.tensors import (
     memory_order,
     tensor_bytes,
 )
+from gather_core.errors import summarize
 
 _INLINE_BELOW_NBYTES = 1024
 """Elements of smaller arrays are cheaper inside the message than as a frame of their own."""
@@ -66,15 +67,16 @@ class Lowering:
     Args:
         types: The registered classes.
         sorted_sets: Whether equal sets give equal bytes.
-        looks_at_keys: Whether to refuse dicts of which too many keys share a hash.
+        is_careful: Whether to take whatever comes, and slowly: looking at each container before it is packed.
     """
 
-    def __init__(self, types: RegisteredTypes, *, sorted_sets: bool, looks_at_keys: bool = False) -> None:
+    def __init__(self, types: RegisteredTypes, *, sorted_sets: bool, is_careful: bool = False) -> None:
         self.frames: list[Any] = []
         self._types = types
         self._sorted_sets = sorted_sets
-        self._looks_at_keys = looks_at_keys
-        self._see = _ignore if looks_at_keys else HashWatch().see
+        self._is_careful = is_careful
+        self._unicode_errors = "surrogatepass" if is_careful else None  # which makes all text slower
+        self._see = _ignore if is_careful else HashWatch().see
         self._depth = 0
         self._num_asked = 0
 
@@ -83,7 +85,7 @@ class Lowering:
 
         Raises:
             Refusal: It, or something in it, cannot be kept.
-            CrowdedError: So many objects share a hash that the keys of dicts must be looked at.
+            LookAgainError: It must be lowered by one that is careful.
         """
         message = self._message(obj, obj, obj)
         if self._num_asked and is_deeper(obj, MAX_DEPTH):
@@ -91,7 +93,7 @@ class Lowering:
         return message
 
     def _message(self, obj: Any, origin: object, root: object) -> bytes:
-        """One message, with what the packer mistakes lowered before it sees it.
+        """One message.
 
         Args:
             obj: What the message holds.
@@ -99,42 +101,37 @@ class Lowering:
             root: Where to look for what is refused in it.
         """
         self._depth += 1
-        num_frames = len(self.frames)
         try:
-            if self._depth > MAX_DEPTH + 1:
+            if self._depth > MAX_DEPTH + 2:
                 raise _too_deep(origin)
-            packed = self._pack_whole(obj)
-            if packed is None:
-                del self.frames[num_frames:]
-                packed = self._pack(self._taken_right(obj, 0))
+            packed = self._pack(self._taken_right(obj, 0)) if self._is_careful else self._pack_at_once(obj)
         except Refusal as refusal:
             refusal.is_in(root, origin)
             raise
         self._depth -= 1
         return packed
 
-    def _pack_whole(self, obj: Any) -> bytes | None:
-        """The message, unless something in it is mistaken, or it is too deep."""
+    def _pack_at_once(self, obj: Any) -> bytes:
+        """The message, unless something in it is mistaken, or too deep, or text with lone surrogates."""
         num_asked = self._num_asked
         try:
             packed = self._pack(obj)
-        except ValueError:  # deeper than the packer goes
-            return None
-        if type(obj) is list and PLAIN.issuperset(map(type, obj)):
-            return packed
-        is_plain = self._num_asked == num_asked
-        return packed if _is_taken_right(obj, is_plain=is_plain, looks_at_keys=self._looks_at_keys) else None
+        except (Refusal, LookAgainError):
+            raise
+        except Exception as exc:
+            raise LookAgainError from exc
+        is_flat = type(obj) is list and PLAIN.issuperset(map(type, obj))
+        if not is_flat and not _is_taken_right(obj, is_plain=self._num_asked == num_asked):
+            raise LookAgainError
+        return packed
 
     def _pack(self, obj: Any) -> bytes:
-        num_frames = len(self.frames)
-        try:
-            return self._packed(obj)
-        except UnicodeEncodeError:  # lone surrogates; to allow them from the start makes all text slower
-            del self.frames[num_frames:]
-            return self._packed(obj, unicode_errors="surrogatepass")
-
-    def _packed(self, obj: Any, **options: Any) -> bytes:
-        packer = msgpack.Packer(strict_types=True, default=self._lower_other, buf_size=_PACKER_NBYTES, **options)
+        packer = msgpack.Packer(
+            strict_types=True,
+            unicode_errors=self._unicode_errors,
+            default=self._lower_other,
+            buf_size=_PACKER_NBYTES,
+        )
         packed: bytes = packer.pack(obj)
         return packed
 
@@ -149,20 +146,33 @@ class Lowering:
             raise _too_deep(obj)
         if kind is list:
             return [self._taken_right(item, depth + 1) for item in obj]
+        if is_crowded(obj):
+            raise Refusal(obj, "too many of its keys share a hash")
         return {self._taken_right(key, depth): self._taken_right(value, depth + 1) for key, value in obj.items()}
 
     def _lower_other(self, obj: Any) -> msgpack.ExtType:
         """What the packer asks for: what it does not know, and ints beyond 64 bits."""
         self._num_asked += 1
-        kind = type(obj)
+        try:
+            return self._lower_by_type(obj, type(obj))
+        except (Refusal, LookAgainError):
+            raise
+        except Exception as exc:
+            if self._is_careful:
+                raise Refusal(obj, summarize(exc)) from exc
+            raise LookAgainError from exc
+
+    def _lower_by_type(self, obj: Any, kind: type) -> msgpack.ExtType:
         if kind is tuple:
-            self._see(obj)
-            return msgpack.ExtType(TUPLE, self._message(list(obj), obj, obj))
+            message = self._message(list(obj), obj, obj)
+            self._see(obj)  # not before: hashing tuples in tuples in tuples ends the process
+            return msgpack.ExtType(TUPLE, message)
         if kind is np.ndarray:
             return self._lower_array(obj)
         if kind in CODE_OF_SET:
+            message = self._lower_set(obj)
             self._see(obj)
-            return msgpack.ExtType(CODE_OF_SET[kind], self._lower_set(obj))
+            return msgpack.ExtType(CODE_OF_SET[kind], message)
         if kind in CODE_OF_MAPPING:
             if vars(obj):
                 raise Refusal(obj, f"its attributes would be lost: {', '.join(vars(obj))}")
@@ -174,9 +184,9 @@ class Lowering:
     def _lower_one_of_a_table(self, obj: Any, kind: type) -> msgpack.ExtType:
         entry = self._types.by_class.get(kind)
         if entry is not None:
-            self._see(obj)
             data = entry.lower(obj)
             message = self._message([entry.tag, data], obj, data)
+            self._see(obj)
             if is_deeper(data, MAX_DEPTH):
                 raise _too_deep(obj)
             return msgpack.ExtType(REGISTERED, message)
@@ -227,11 +237,10 @@ class Lowering:
         return len(self.frames)
 
 
-def _is_taken_right(obj: Any, *, is_plain: bool, looks_at_keys: bool = False) -> bool:
+def _is_taken_right(obj: Any, *, is_plain: bool) -> bool:
     """Whether lists and dicts, as deep as the packer goes by itself, hold nothing that it mistakes.
 
-    Level by level, as asking each container for its own takes twice as long. `is_plain`: it has asked
-    for nothing.
+    Level by level, as asking each container for its own takes twice as long. `is_plain`: it has asked for nothing.
     """
     level: Sequence[Any] = (obj,)
     for _ in range(MAX_DEPTH + 2):
@@ -244,8 +253,6 @@ def _is_taken_right(obj: Any, *, is_plain: bool, looks_at_keys: bool = False) ->
             level = [item for item in level if type(item) in _HOLDS_OTHERS]
         elif kinds.isdisjoint(_HOLDS_OTHERS):
             return True
-        if looks_at_keys:
-            _check_keys(level)
         level = gc.get_referents(*level)
     return False
 
@@ -256,12 +263,6 @@ def _ignore(obj: object) -> None:
 
 def _too_deep(obj: object) -> Refusal:
     return Refusal(obj, f"nested more than {MAX_DEPTH} deep, or in a cycle")
-
-
-def _check_keys(level: Sequence[Any]) -> None:
-    for item in level:
-        if type(item) is dict and len(item) > MAX_SAME_HASH and is_crowded(item):
-            raise Refusal(item, "too many of its keys share a hash")
 
 
 def _are_numbers(level: Sequence[Any]) -> bool:

@@ -2,8 +2,16 @@
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
+from gather_core.errors import shorten
+
+Step: TypeAlias = "tuple[str, Any]"
+"""From a container to a child: what leads to it, and the key or index; made into text only where it is needed."""
+
+_MOST_CHARACTERS = 40
+_MOST_BITS = 128
+_MOST_OF_A_PATH = 300
 _PLAIN_KEYS = (type(None), bool, int, float, str, bytes)
 
 
@@ -20,7 +28,7 @@ class Refusal(Exception):  # noqa: N818
     @property
     def path(self) -> str:
         """From the object that was to be encoded, `$`, to what is refused."""
-        return "$" + "".join(reversed(self._ways))
+        return "$" + shorten("".join(reversed(self._ways)), _MOST_OF_A_PATH)
 
     def is_in(self, root: Any, origin: object) -> None:
         """Called as the refusal leaves each message, from the inside out.
@@ -38,28 +46,40 @@ class Refusal(Exception):  # noqa: N818
 
 def _way(root: Any, child: object) -> str:
     """The shortest way through lists and dicts; empty if there is none."""
-    ways, seen = deque([("", root)]), {id(root)}
-    while ways:
-        way, parent = ways.popleft()
+    steps: deque[tuple[Any, tuple[Step, ...]]] = deque([(root, ())])
+    seen = {id(root)}
+    while steps:
+        parent, way = steps.popleft()
         for step, item in _children(parent):
             if item is child:
-                return way + step
+                return _text((*way, step))
             if type(item) in (list, dict) and id(item) not in seen:
                 seen.add(id(item))
-                ways.append((way + step, item))
+                steps.append((item, (*way, step)))
     return ""
 
 
-def _children(parent: Any) -> Iterator[tuple[str, Any]]:
+def _children(parent: Any) -> Iterator[tuple[Step, Any]]:
     """Each child with the step to it, in the order of encoding; none of registered classes, whose are not known."""
     if isinstance(parent, dict):
         for key, value in parent.items():
-            is_name = type(key) is str and key.isidentifier()
-            text = f"{key!r:.40}" if type(key) in _PLAIN_KEYS else f"<{type(key).__name__}>"
-            yield f".{key}" if is_name else f"[{text}]", value
-            yield f"[key of {text}]", key
+            yield ("", key), value
+            yield ("key of ", key), key
     elif isinstance(parent, list | tuple | set | frozenset):
         for index, item in enumerate(parent):
-            yield f"[{index}]", item
+            yield ("", index), item
     elif type(parent) is slice:
-        yield from ((f".{name}", getattr(parent, name)) for name in ("start", "stop", "step"))
+        yield from ((("", name), getattr(parent, name)) for name in ("start", "stop", "step"))
+
+
+def _text(way: tuple[Step, ...]) -> str:
+    return "".join(map(_step_text, way))
+
+
+def _step_text(step: Step) -> str:
+    of, key = step
+    if not of and type(key) is str and key.isidentifier() and len(key) <= _MOST_CHARACTERS:
+        return f".{key}"
+    if type(key) not in _PLAIN_KEYS or (type(key) is int and key.bit_length() > _MOST_BITS):
+        return f"[{of}<{type(key).__name__}>]"
+    return f"[{of}{key!r:.{_MOST_CHARACTERS}}]"

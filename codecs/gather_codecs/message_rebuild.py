@@ -6,7 +6,7 @@ from typing import Any
 
 from gather_codecs.dtypes import build_dtype
 from gather_codecs.message_depths import is_deeper
-from gather_codecs.message_hashes import MAX_SAME_HASH, HashWatch, is_crowded
+from gather_codecs.message_hashes import MAX_SAME_HASH, in_time
 from gather_codecs.message_registry import RegisteredTypes
 from gather_codecs.message_types import (
     BIGINT,
@@ -51,14 +51,13 @@ class Rebuild:
         self._held_nbytes = 0
         self._max_depth = min(options.limits.depth, MAX_DEPTH)
         self._build_dict = _mapping if looks_at_keys else None
-        self._see = _ignore if looks_at_keys else HashWatch().see
 
     def decode(self) -> object:
         """The object.
 
         Raises:
             LimitError: It is deeper or longer than the limits allow, or nested data would take too many copies.
-            CrowdedError: So many objects share a hash that each dict must be looked at before it is built.
+            LookAgainError: There are dicts whose keys must be looked at before they are built.
             Exception: Whatever it is, the frames are not what the codec writes.
         """
         head = self._frames[0]
@@ -88,8 +87,6 @@ class Rebuild:
         if self._held_nbytes > self._options.limits.payload_nbytes:
             raise LimitError(f"copies of {self._held_nbytes} bytes of nested data are above {self._options.limits}")
         obj = self._rebuild_one(code, data)
-        if code not in _NO_KEYS:
-            self._see(obj)
         self._held_nbytes -= len(data)
         return obj
 
@@ -149,32 +146,27 @@ class Rebuild:
         return entry.rebuild(data)
 
 
-def _ignore(obj: object) -> None:
-    pass
-
-
 def _check_depth(obj: object, max_depth: int) -> None:
     if is_deeper(obj, max_depth):
         raise too_deep(max_depth)
 
 
 def _mapping(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    if len(pairs) > MAX_SAME_HASH:
-        _check_hashes([key for key, _ in pairs])
-    return dict(pairs)
-
-
-def _check_hashes(keys: list[Any]) -> None:
-    if is_crowded(keys):
-        raise DecodeError(f"of {len(keys)} keys or items, too many share a hash")
+    if len(pairs) <= MAX_SAME_HASH:
+        return dict(pairs)
+    mapping: dict[Any, Any] = {}
+    for chunk in in_time([key for key, _ in pairs]):
+        mapping.update(pairs[chunk])
+    return mapping
 
 
 def _set(kind: type[set[Any]] | type[frozenset[Any]], parts: list[Any]) -> Any:
-    _check_hashes(parts)
-    items = kind(parts)
+    items: set[Any] = set()
+    for chunk in in_time(parts):
+        items.update(parts[chunk])
     if len(items) != len(parts):
         raise DecodeError(f"{len(parts) - len(items)} items of a set that it has already")
-    return items
+    return kind(items)
 
 
 def _as_mapping(kind: type[dict[Any, Any]], mapping: object) -> dict[Any, Any]:
@@ -191,7 +183,6 @@ def _slice(parts: list[Any]) -> slice:
     return slice(start, stop, step)
 
 
-_NO_KEYS = frozenset({SET, BYTEARRAY, ORDERED_DICT, COUNTER, NDARRAY, TENSOR})
 _MAPPINGS: dict[int, type[dict[Any, Any]]] = {ORDERED_DICT: OrderedDict, COUNTER: Counter}
 _FROM_PARTS: dict[int, Callable[[list[Any]], Any]] = {
     TUPLE: tuple,

@@ -1,7 +1,7 @@
 """The table of extension types: the types that MessagePack lacks, each with its code, its parts, and how it is rebuilt.
 
 Codes are part of the wire. What is here holds plain values only; containers, arrays and tensors are lowered and rebuilt
-by `messagepack.py` and `message_rebuild.py`.
+by `message_lowering.py` and `message_rebuild.py`.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from gather_codecs.message_paths import Refusal
 from gather_core.errors import DecodeError
 
 MAX_DEPTH = 100
-_MAX_FRACTION_BITS = 1 << 18
-"""Of larger fractions, whether they are in lowest terms takes long to see."""
+_MAX_BITS = 1 << 18
+"""Dividing larger ints, as ranges and fractions do when they are made, takes long."""
 
 TUPLE, SET, FROZENSET, BIGINT, COMPLEX, BYTEARRAY = 1, 2, 3, 5, 6, 7
 _RANGE, _FRACTION = 8, 9
@@ -54,8 +54,13 @@ class Leaf:
 
 
 def is_built_in(cls: type) -> bool:
-    """Whether exactly this class of the standard library is kept without being registered."""
-    return any(cls in kinds for kinds in (PLAIN, (list, dict, tuple, slice), CODE_OF_SET, CODE_OF_MAPPING, _LEAVES))
+    """Whether objects of exactly this class are kept without its being registered."""
+    of_numpy = cls is np.ndarray or issubclass(cls, np.generic) or issubclass(cls, np.dtype)
+    of_torch = leaf_of(cls) is not None or cls is getattr(sys.modules.get("torch"), "Tensor", None)
+    of_python = any(
+        cls in kinds for kinds in (PLAIN, (list, dict, tuple, slice), CODE_OF_SET, CODE_OF_MAPPING, _LEAVES)
+    )
+    return of_python or of_numpy or of_torch
 
 
 def leaf_of(kind: type) -> Leaf | None:
@@ -134,9 +139,14 @@ def _lower_zone(obj: dt.datetime | dt.time) -> Any:
         return zone.key
     if type(zone) is dt.timezone:
         offset = zone.utcoffset(None)
-        if zone.tzname(None) == dt.timezone(offset).tzname(None):
+        if _has_no_name(zone):
             return _timedelta_parts(offset)
     raise Refusal(obj, f"its time zone {zone!r:.60} is neither a fixed offset without a name nor ZoneInfo(name)")
+
+
+def _has_no_name(zone: dt.timezone) -> bool:
+    """Whether it was made of an offset alone; one made with the very name that it would have is another object."""
+    return len(zone.__getinitargs__()) == 1  # type: ignore[attr-defined]
 
 
 def _is_by_name(zone: ZoneInfo) -> bool:
@@ -203,17 +213,30 @@ def _ints(parts: list[Any], count: int | None = None) -> list[int]:
     return parts
 
 
+def _lower_range(obj: range) -> list[int]:
+    parts = [obj.start, obj.stop, obj.step]
+    if max(map(int.bit_length, parts)) > _MAX_BITS:
+        raise Refusal(obj, f"one of its parts has more than {_MAX_BITS} bits")
+    return parts
+
+
+def _rebuild_range(parts: list[Any]) -> range:
+    if max(map(int.bit_length, _ints(parts, 3))) > _MAX_BITS:
+        raise DecodeError(f"a range with a part of more than {_MAX_BITS} bits")
+    return range(*parts)
+
+
 def _lower_fraction(obj: Fraction) -> list[int]:
     parts = [obj.numerator, obj.denominator]
-    if min(map(int.bit_length, parts)) > _MAX_FRACTION_BITS:
-        raise Refusal(obj, f"both its parts have more than {_MAX_FRACTION_BITS} bits")
+    if max(map(int.bit_length, parts)) > _MAX_BITS:
+        raise Refusal(obj, f"one of its parts has more than {_MAX_BITS} bits")
     return parts
 
 
 def _rebuild_fraction(parts: list[Any]) -> Fraction:
     numerator, denominator = _ints(parts, 2)
-    if min(numerator.bit_length(), denominator.bit_length()) > _MAX_FRACTION_BITS:
-        raise DecodeError(f"a fraction of more than {_MAX_FRACTION_BITS} bits")
+    if max(numerator.bit_length(), denominator.bit_length()) > _MAX_BITS:
+        raise DecodeError(f"a fraction with a part of more than {_MAX_BITS} bits")
     if denominator < 1 or math.gcd(numerator, denominator) != 1:
         raise DecodeError("a fraction that is not in lowest terms")
     return Fraction(numerator, denominator)
@@ -296,7 +319,7 @@ _LEAVES: dict[type, Leaf] = {
     dt.time: Leaf(_TIME, _lower_time, _rebuild_time),
     dt.timedelta: Leaf(_TIMEDELTA, _timedelta_parts, lambda parts: dt.timedelta(*_ints(parts, 3))),
     uuid.UUID: Leaf(_UUID, lambda obj: [obj.bytes, obj.is_safe.value], _rebuild_uuid),
-    range: Leaf(_RANGE, lambda obj: [obj.start, obj.stop, obj.step], lambda parts: range(*_ints(parts, 3))),
+    range: Leaf(_RANGE, _lower_range, _rebuild_range),
     Fraction: Leaf(_FRACTION, _lower_fraction, _rebuild_fraction),
     **dict.fromkeys(_PATH_TYPES.values(), Leaf(_PATH, _lower_path, _rebuild_path)),
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgpack
 
+from gather_codecs.message_hashes import LookAgainError
 from gather_codecs.message_types import MAX_DEPTH
 from gather_core.codec import Limits
 from gather_core.errors import LimitError
@@ -19,7 +20,7 @@ _PLAIN_UP_TO_NBYTES = 1 << 24
 _UNPACKER_DEPTH = 1024
 """As deep as msgpack's unpacker goes; it is a constant of its C code."""
 # timestamp=1: MessagePack's own Timestamp, which encode never writes, can become a float at most.
-_EXACTLY: dict[str, Any] = {"strict_map_key": False, "unicode_errors": "surrogatepass", "timestamp": 1}
+_EXACTLY: dict[str, Any] = {"unicode_errors": "surrogatepass", "timestamp": 1}
 _CONTAINER_HEADERS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 """Bytes that begin a list or dict, though they may stand for something else."""
 _TOO_LONG = re.compile(r"(\d+) exceeds max_(str|bin|array|map)_len\((\d+)\)")
@@ -49,7 +50,7 @@ def unpack_plain(frames: Sequence[memoryview], limits: Limits) -> Any:
     message = bytes(head)
     if nbytes - len(message.translate(None, _CONTAINER_HEADERS)) > min(limits.depth, MAX_DEPTH):  # perhaps deeper
         raise NotPlainError
-    return msgpack.unpackb(message, **_EXACTLY, ext_hook=_give_up)
+    return msgpack.unpackb(message, **_EXACTLY, strict_map_key=False, ext_hook=_give_up)
 
 
 def _unpack_large(head: bytes, limits: Limits) -> Any:
@@ -64,6 +65,7 @@ def _unpack_large(head: bytes, limits: Limits) -> Any:
         obj = msgpack.unpackb(
             b"\x91" * num_around + head,
             **_EXACTLY,
+            strict_map_key=True,
             ext_hook=_give_up,
             max_array_len=min(limits.container_length, nbytes // 16),
             **_longest(limits, nbytes),
@@ -106,6 +108,7 @@ def unpack(
 
     Raises:
         LimitError: It is above the limits.
+        LookAgainError: There is no `pairs_hook`, and there are dicts whose keys are neither str nor bytes.
         Exception: It is no message.
     """
     nbytes = len(data)
@@ -115,12 +118,15 @@ def unpack(
         return msgpack.unpackb(
             data,
             **_EXACTLY,
+            strict_map_key=pairs_hook is None,
             ext_hook=ext_hook,
             object_pairs_hook=pairs_hook,
             **_longest(limits, nbytes),
             max_array_len=min(limits.container_length, nbytes),
         )
     except ValueError as exc:
+        if "strict_map_key" in str(exc):
+            raise LookAgainError from exc
         _raise_where_too_long(exc, limits)
         raise
 
@@ -151,4 +157,4 @@ def _raise_where_too_long(exc: ValueError, limits: Limits) -> None:
         return
     name = "string_nbytes" if found[2] in ("str", "bin") else "container_length"
     if int(found[3]) == getattr(limits, name):
-        raise LimitError(f"a {found[2]} of length {found[1]} is above Limits.{name}={found[3]}") from exc
+        raise LimitError(f"{found[2]} of length {found[1]} is above Limits.{name}={found[3]}") from exc

@@ -9,7 +9,7 @@ nothing else.
 
 from collections.abc import Sequence
 
-from gather_codecs.message_hashes import CrowdedError
+from gather_codecs.message_hashes import LookAgainError
 from gather_codecs.message_lowering import Lowering, pack_plain
 from gather_codecs.message_paths import Refusal
 from gather_codecs.message_rebuild import Rebuild
@@ -64,15 +64,15 @@ class MessagePackCodec(Codec):
         try:
             try:
                 return self._frames(obj)
-            except CrowdedError:
-                return self._frames(obj, looks_at_keys=True)
+            except LookAgainError:
+                return self._frames(obj, is_careful=True)
         except Refusal as refusal:
             raise EncodeError(f"msgpack cannot encode {refusal.path}: {refusal.reason}") from refusal
         except Exception as exc:
             raise EncodeError(f"msgpack cannot encode this {type(obj).__name__}: {exc}") from exc
 
-    def _frames(self, obj: object, *, looks_at_keys: bool = False) -> Frames:
-        lowering = Lowering(registered_types(), sorted_sets=self._sorted_sets, looks_at_keys=looks_at_keys)
+    def _frames(self, obj: object, *, is_careful: bool = False) -> Frames:
+        lowering = Lowering(registered_types(), sorted_sets=self._sorted_sets, is_careful=is_careful)
         return [lowering.lower(obj), *lowering.frames]
 
     def decode(self, frames: Sequence[memoryview], options: DecodeOptions = DecodeOptions()) -> object:  # noqa: B008
@@ -93,5 +93,5 @@ def _decode(frames: Sequence[memoryview], options: DecodeOptions) -> object:
         pass
     try:
         return Rebuild(frames, options, registered_types()).decode()
-    except CrowdedError:
+    except LookAgainError:
         return Rebuild(frames, options, registered_types(), looks_at_keys=True).decode()

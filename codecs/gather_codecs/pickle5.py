@@ -144,12 +144,14 @@ def out_of_band(frames: list[Any]) -> Callable[[pickle.PickleBuffer], bool]:
 
 
 def reducers() -> dict[type, Callable[[Any], Any]]:
-    """Reducers for exactly ndarray, Tensor and Parameter, as far as somebody has imported numpy and torch."""
+    """Reducers for exactly these types, as far as somebody has imported numpy and torch."""
     numpy_module: Any = sys.modules.get("numpy")
     torch_module: Any = sys.modules.get("torch")
     found: dict[type, Callable[[Any], Any]] = {}
     if hasattr(numpy_module, "ndarray"):
         found[numpy_module.ndarray] = _reduce_array
+        found[numpy_module.str_] = _reduce_numpy_text
+        found[numpy_module.bytes_] = _reduce_numpy_text
     # Another thread may be half way through importing torch.
     if hasattr(torch_module, "Tensor") and hasattr(getattr(torch_module, "nn", None), "Parameter"):
         found[torch_module.Tensor] = _reduce_tensor
@@ -157,7 +159,7 @@ def reducers() -> dict[type, Callable[[Any], Any]]:
     return found
 
 
-_NUM_REDUCERS = 3
+_NUM_REDUCERS = 5
 
 
 def _reduce_array(array: "np.ndarray[Any, Any]") -> Any:
@@ -169,6 +171,11 @@ def _reduce_array(array: "np.ndarray[Any, Any]") -> Any:
     if array.dtype.kind in "mM":
         return rebuild_times, (array.view("i8"), array.dtype)
     return array.__reduce_ex__(5)
+
+
+def _reduce_numpy_text(text: Any) -> Any:
+    """With the zeros at its end, which numpy drops."""
+    return type(text), (str.__str__(text) if isinstance(text, str) else bytes(text),)
 
 
 def _reduce_strided(array: "np.ndarray[Any, Any]") -> Any:

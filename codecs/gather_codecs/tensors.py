@@ -70,7 +70,7 @@ def dtype_of(name: object) -> "torch.dtype":
 
 
 def is_dense(tensor: "torch.Tensor") -> bool:
-    """Whether the elements, dtype and shape are the whole value: not sparse, quantized, nested or on `meta`.
+    """Whether the elements, dtype and shape are the whole value: not sparse, quantized, nested, on `meta` or freed.
 
     Also of no more dimensions than decoding takes.
     """
@@ -82,6 +82,7 @@ def is_dense(tensor: "torch.Tensor") -> bool:
         and tensor.ndim <= _MAX_DIMS
         and not tensor.is_nested
         and not tensor.is_meta
+        and (tensor.data_ptr() != 0 or tensor.numel() == 0)
     )
 
 

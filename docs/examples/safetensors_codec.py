@@ -17,12 +17,12 @@ class SafetensorsCodec(Codec):
     trust = Trust.DATA  # whatever the bytes are, decoding builds tensors and nothing else
 
     def encode(self, obj: object) -> Frames:
-        if type(obj) is not dict:
-            raise EncodeError(f"safetensors takes a dict of tensors, not {type(obj)}")
+        if type(obj) is not dict or "__metadata__" in obj:
+            raise EncodeError(f"safetensors takes a dict of tensors, none of them __metadata__, not {type(obj)}")
         header, buffers, stop = {}, [], 0
         for key, tensor in obj.items():
-            if type(key) is not str or key == "__metadata__" or not is_plain_tensor(tensor) or tensor.requires_grad:
-                raise EncodeError(f"safetensors takes detached tensors named by a str, not {key!r}: {type(tensor)}")
+            if type(key) is not str or not is_plain_tensor(tensor) or tensor.requires_grad or tensor.dtype not in CODES:
+                raise EncodeError(f"safetensors takes detached tensors of {[*DTYPES]} named by a str; convert {key!r}")
             buffers.append(tensor_bytes(tensor).raw())  # not copied where it is contiguous and on the CPU
             start, stop = stop, stop + buffers[-1].nbytes
             header[key] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, stop]}

@@ -16,6 +16,7 @@ from fresh_python import run_python
 from gather_codecs.pickle5 import OUT_OF_BAND_FROM_NBYTES, PickleCodec
 from gather_core.codec import DecodeOptions
 from gather_core.errors import DecodeError
+from gather_core.registry import get_codec
 
 Land = Callable[[Sequence[Any]], list[memoryview]]
 DTYPES = [
@@ -293,3 +294,10 @@ def test_encoding_does_not_import_torch_and_learns_of_it_once_it_is_there() -> N
         "assert 'torch' not in sys.modules; import torch; print(sum(map(len, c.encode(torch.zeros(100000)[:1]))))"
     )
     assert re.fullmatch(r"\d{1,3}", run_python(script))
+
+
+@pytest.mark.parametrize("spec", ["pickle", "cloudpickle", "auto"])
+def test_text_of_numpy_keeps_the_zeros_at_its_end(spec: str, roundtrip: Any) -> None:
+    texts = [np.str_("a\0"), np.bytes_(b"a\0\0"), np.str_(""), np.str_("plain")]
+    back = roundtrip(get_codec(spec), texts)
+    assert [(type(text), repr(text)) for text in back] == [(type(text), repr(text)) for text in texts]
