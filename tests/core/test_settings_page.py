@@ -1,8 +1,9 @@
 """What docs/settings.md shows works as it says there."""
 
+import json
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,18 @@ def test_the_variables_do_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_table_of_limits_is_complete_and_has_the_defaults() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", PAGE.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", PAGE.read_text().split("## Limits")[1], re.MULTILINE)
     assert {name: int(default) for name, default in rows} == asdict(Limits())
+
+
+def test_the_table_of_settings_is_complete_and_has_the_defaults() -> None:
+    table = PAGE.read_text().split("## Who wins")[0]
+    rows = dict(re.findall(r"^\| `(.+)` \| `?(.+?)`? \|", table, re.MULTILINE))
+    assert set("`, `".join(rows).split("`, `")) == {field.name for field in fields(GatherSettings)}
+    defaults = GatherSettings()
+    assert rows["codec`, `transport"] == f'"{defaults.codec}"`, `"{defaults.transport}"'
+    for name in ("slot_nbytes", "overflow", "tensor_device", "payload_checksum"):
+        assert json.loads(rows[name]) == getattr(defaults, name)
 
 
 @pytest.mark.parametrize("example", blocks("python"))

@@ -1,6 +1,5 @@
 """One run as a rank of it goes through it: open, measure, report. Where the ranks come from is not asked here."""
 
-import os
 import platform
 import sys
 from contextlib import suppress
@@ -10,6 +9,7 @@ import torch.distributed as dist
 
 from gather_bench.bench.agreement import in_one_line
 from gather_bench.bench.cases import opened_cases, titles
+from gather_bench.bench.cpus import cpu_count
 from gather_bench.bench.measure import run_cases
 from gather_bench.bench.options import Options
 from gather_bench.bench.payloads import payload
@@ -69,17 +69,10 @@ def _environment() -> Environment:
         torch=torch.__version__,
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
-        cpu_count=_cpu_count(),
+        cpu_count=cpu_count(),
         world_size=dist.get_world_size(),
         hosts=len(set(torch_all_gather_object(platform.node()))),
         backend=dist.get_backend_config(),
     )
     of_rank_0: Environment = torch_all_gather_object(here)[0]
     return of_rank_0
-
-
-def _cpu_count() -> int:
-    """CPUs that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,12 +1,12 @@
 """The machine and the versions that a run over codecs was made with."""
 
-import os
 import platform
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from gather_bench.bench.cpus import cpu_count
 from gather_bench.bench.only_codecs.results import Machine
 from gather_core import __version__
 
@@ -17,7 +17,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 def describe_machine() -> Machine:
     """Describes where this process runs; names no machine."""
     versions = {"Python": platform.python_version(), "gather-core": __version__, **dict(_installed(_LIBRARIES))}
-    return Machine(_cpu(), _cpu_count(), f"{platform.system()} {platform.machine()}", versions)
+    return Machine(_cpu(), cpu_count(), f"{platform.system()} {platform.machine()}", versions)
 
 
 def _installed(names: Iterable[str]) -> Iterable[tuple[str, str]]:
@@ -34,10 +34,3 @@ def _cpu() -> str:
             if key.strip() == "model name":
                 return value.strip()
     return platform.processor() or platform.machine()
-
-
-def _cpu_count() -> int:
-    """CPUs that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
