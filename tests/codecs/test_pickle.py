@@ -186,7 +186,7 @@ def test_attributes_of_tensors_come_back_and_may_refer_to_the_tensor(codec: Pick
 
 
 @pytest.mark.plan(24)
-@pytest.mark.filterwarnings("ignore:torch.quantize", "ignore:TypedStorage")
+@pytest.mark.filterwarnings("ignore:torch.quantize", "ignore:TypedStorage", "ignore:Sparse")
 def test_what_is_more_than_its_elements_is_left_to_torch(codec: PickleCodec, roundtrip: Any) -> None:
     sparse = torch.eye(3).to_sparse()
     assert torch.equal(roundtrip(codec, sparse).to_dense(), torch.eye(3))

@@ -133,9 +133,7 @@ def test_strides_that_do_not_fit_the_memory_are_refused(strides: tuple[int, ...]
 
 
 @pytest.mark.plan(24)
-@pytest.mark.filterwarnings(
-    "ignore:torch.quantize", "ignore:TypedStorage", "ignore:Sparse CSR", "ignore:The PyTorch API"
-)
+@pytest.mark.filterwarnings("ignore:torch.quantize", "ignore:TypedStorage", "ignore:Sparse", "ignore:The PyTorch API")
 @pytest.mark.parametrize(
     "make",
     [

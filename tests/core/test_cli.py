@@ -252,7 +252,7 @@ def test_what_is_broken_is_listed_with_its_reason_and_breaks_no_other(capsys: py
     assert "OSError: no such device" in reasons["transport", "unasked"]
     assert "odd-plugins 1.0 (nowhere:Gone) cannot be loaded" in reasons["transport", "gone"]
     assert "start with a letter" in reasons["transport", "My-Own"]
-    assert "cannot be described: TypeError" in reasons["transport", "odd"]
+    assert "cannot be described: " in reasons["transport", "odd"]
     assert reasons["transport", "absent"] == "there is no [such] device"
     assert "odd-plugins 1.0" in reasons["codec", "disputed"]
     assert "second 1.0" in reasons["codec", "disputed"]

@@ -201,9 +201,8 @@ def child_raises(gatherer):
 def run_script(script: str) -> str:
     text = FORK + textwrap.dedent(script)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", text], capture_output=True, text=True, timeout=30, check=False, env=environment
-    )
+    command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", text]  # from Python 3.12 on: fork
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=environment)
     return done.stdout.strip() + done.stderr[-2000:]
 
 

@@ -170,7 +170,7 @@ def test_a_codec_that_follows_another_cannot_come_first(spec: str, name: str) ->
 
 def test_a_constructor_without_a_readable_signature_is_not_misreported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PlainCodec, "__signature__", "odd", raising=False)
-    with pytest.raises(TypeError, match="odd"):
+    with pytest.raises((TypeError, ValueError), match=r"odd|invalid signature"):  # by version of Python
         get_codec("plain")
 
 
