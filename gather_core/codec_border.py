@@ -40,8 +40,10 @@ class CodecBorder:
             raise EncodeError(f"codec {codec.spec} returned no frames")
         limits = self._options.limits
         largest = max(map(len, frames))
-        if len(frames) > limits.num_frames or largest > limits.frame_nbytes:
-            raise LimitError(f"{len(frames)} frames of up to {largest} bytes are above {limits}")
+        if len(frames) > limits.num_frames:
+            raise LimitError(f"{len(frames)} frames are above Limits.num_frames={limits.num_frames}")
+        if largest > limits.frame_nbytes:
+            raise LimitError(f"a frame of {largest} bytes is above Limits.frame_nbytes={limits.frame_nbytes}")
         return frames
 
     def decode(self, rank: int, frames: Sequence[memoryview]) -> object:

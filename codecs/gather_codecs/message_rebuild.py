@@ -84,8 +84,9 @@ class Rebuild:
     def _rebuild(self, code: int, data: bytes) -> Any:
         """Rebuilds one extension; msgpack holds `data`, a copy, until this returns."""
         self._held_nbytes += len(data)
-        if self._held_nbytes > self._options.limits.payload_nbytes:
-            raise LimitError(f"copies of {self._held_nbytes} bytes of nested data are above {self._options.limits}")
+        max_nbytes = self._options.limits.payload_nbytes
+        if self._held_nbytes > max_nbytes:
+            raise LimitError(f"{self._held_nbytes} bytes of nested copies are above Limits.payload_nbytes={max_nbytes}")
         obj = self._rebuild_one(code, data)
         self._held_nbytes -= len(data)
         return obj

@@ -14,13 +14,13 @@ from gather_core.errors import DecodeError, LimitError
 
 DEFAULT_LEVEL = 1
 DEFAULT_MIN_NBYTES = 10_000
-_WORTH_IT = 0.7
+DEFAULT_MAX_RATIO = 0.7
 _SAMPLE_NBYTES = 10_000
 _NUM_SAMPLES = 5
 _STORED = (1 << 64) - 1
 """In the table, in place of a decompressed size: this frame is not compressed."""
 _DEFAULTS = Limits()
-_MAX_RATIO = _DEFAULTS.expansion_ratio // 2
+_MAX_EXPANSION = _DEFAULTS.expansion_ratio // 2
 """Frames of zeros shrink up to 32,768 times; padded to this they stay below the default limit."""
 _WINDOW_NBYTES = 1 << 10
 """The least that zstd takes: a frame goes in one piece into memory of its declared size, and needs no window."""
@@ -42,23 +42,36 @@ class ZstdCodec(Codec):
         inner: The codec whose frames are compressed.
         level: zstd's compression level, 1 to 22.
         min_nbytes: Smaller frames are stored.
+        max_ratio: Frames of which a sample, or the whole, stays above this share of its size are stored; above 0, at
+            most 1.
     """
 
     name = "zstd"
 
-    def __init__(self, inner: Codec, *, level: int = DEFAULT_LEVEL, min_nbytes: int = DEFAULT_MIN_NBYTES) -> None:
+    def __init__(
+        self,
+        inner: Codec,
+        *,
+        level: int = DEFAULT_LEVEL,
+        min_nbytes: int = DEFAULT_MIN_NBYTES,
+        max_ratio: float = DEFAULT_MAX_RATIO,
+    ) -> None:
         if type(level) is not int or not 1 <= level <= zstandard.MAX_COMPRESSION_LEVEL:
             raise ValueError(f"level must be an int from 1 to {zstandard.MAX_COMPRESSION_LEVEL}, not {level!r}")
         if type(min_nbytes) is not int or min_nbytes < 1:
             raise ValueError(f"min_nbytes must be an int of at least 1, not {min_nbytes!r}")
+        if type(max_ratio) not in (int, float) or not 0 < max_ratio <= 1:
+            raise ValueError(f"max_ratio must be a number above 0 and at most 1, not {max_ratio!r}")
         self._inner = inner
         self._level = level
         self._min_nbytes = min_nbytes
+        self._max_ratio = float(max_ratio)
         self._contexts = _Contexts(level)
 
     def __reduce__(self) -> Any:
         """Copies and pickles are built from the arguments: zstandard's contexts are neither."""
-        return partial(type(self), level=self._level, min_nbytes=self._min_nbytes), (self._inner,)
+        options: dict[str, Any] = {"level": self._level, "min_nbytes": self._min_nbytes, "max_ratio": self._max_ratio}
+        return partial(type(self), **options), (self._inner,)
 
     @property
     def trust(self) -> Any:  # type: ignore[override]
@@ -78,6 +91,8 @@ class ZstdCodec(Codec):
             options.append(f"level={self._level}")
         if self._min_nbytes != DEFAULT_MIN_NBYTES:
             options.append(f"min_nbytes={self._min_nbytes}")
+        if self._max_ratio != DEFAULT_MAX_RATIO:
+            options.append(f"max_ratio={self._max_ratio}")
         return f"{self.name}:{','.join(options)}" if options else self.name
 
     def encode(self, obj: object) -> Frames:
@@ -98,10 +113,10 @@ class ZstdCodec(Codec):
         compressor = self._contexts.compressor
         if view.nbytes > _NUM_SAMPLES * _SAMPLE_NBYTES:
             sample = _sample(view)
-            if len(compressor.compress(sample)) > _WORTH_IT * len(sample):
+            if len(compressor.compress(sample)) > self._max_ratio * len(sample):
                 return None
         packed = compressor.compress(view)
-        return _pad(packed, view.nbytes) if len(packed) <= _WORTH_IT * view.nbytes else None
+        return _pad(packed, view.nbytes) if len(packed) <= self._max_ratio * view.nbytes else None
 
     def decode(self, frames: Sequence[memoryview], options: DecodeOptions = DecodeOptions()) -> object:  # noqa: B008
         if not frames or len(frames[0]) != 8 * (len(frames) - 1):
@@ -152,7 +167,7 @@ def _sample(view: memoryview) -> bytes:
 
 def _pad(packed: bytes, raw_nbytes: int) -> bytes:
     """Copies a compressed frame out of the larger memory that zstandard keeps it in; a skippable frame pads it."""
-    num_missing = max(0, -(-raw_nbytes // _MAX_RATIO) - len(packed))
+    num_missing = max(0, -(-raw_nbytes // _MAX_EXPANSION) - len(packed))
     padding = _SKIPPABLE.pack(_SKIPPABLE_MAGIC, num_missing) + bytes(num_missing) if num_missing else b""
     return b"".join((memoryview(packed), padding))
 
@@ -194,6 +209,10 @@ def _check_sizes(sizes: Sequence[int], frames: Sequence[memoryview], limits: Lim
     for size, frame in zip(sizes, frames, strict=True):
         nbytes = len(frame) if size == _STORED else size
         total += nbytes
-        too_dense = size != _STORED and size > len(frame) * limits.expansion_ratio
-        if too_dense or nbytes > limits.frame_nbytes or total > limits.payload_nbytes:
-            raise LimitError(f"a frame of {len(frame)} bytes declares {nbytes} decompressed, above {limits}")
+        declares = f"a frame of {len(frame)} bytes declares {nbytes} decompressed"
+        if size != _STORED and size > len(frame) * limits.expansion_ratio:
+            raise LimitError(f"{declares}, above Limits.expansion_ratio={limits.expansion_ratio}")
+        if nbytes > limits.frame_nbytes:
+            raise LimitError(f"{declares}, above Limits.frame_nbytes={limits.frame_nbytes}")
+        if total > limits.payload_nbytes:
+            raise LimitError(f"{declares}, {total} in all, above Limits.payload_nbytes={limits.payload_nbytes}")

@@ -50,6 +50,15 @@ def test_tiny_frames_are_not_touched(inner: str, nbytes: int) -> None:
     assert _frames(get_codec(f"{inner}+zstd"), tiny)[1:] == _frames(get_codec(inner), tiny)
 
 
+def test_what_pays_is_up_to_max_ratio(roundtrip: Any, assert_same: Any) -> None:
+    array = _noise(300_000).copy()
+    array.reshape(-1, 10_000)[:, 5_000:] = 0  # to a half
+    for max_ratio, is_compressed in ((0.3, False), (0.7, True), (1, True)):
+        codec = get_codec(f"raw+zstd:max_ratio={max_ratio}")
+        assert (len(_frames(codec, array)[-1]) < 200_000) == is_compressed
+        assert_same(roundtrip(codec, array), array)
+
+
 _DIGEST = """
 import hashlib
 import numpy as np

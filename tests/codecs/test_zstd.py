@@ -64,14 +64,28 @@ def test_the_spec_names_what_differs_from_the_default() -> None:
     inner = MessagePackCodec()
     assert ZstdCodec(inner).spec == "msgpack+zstd"
     assert ZstdCodec(inner, min_nbytes=5, level=3).spec == "msgpack+zstd:level=3,min_nbytes=5"
+    assert ZstdCodec(inner, max_ratio=1).spec == "msgpack+zstd:max_ratio=1.0"
     assert ZstdCodec(inner, level=3).fingerprint() == "msgpack+zstd:level=3"
     assert ZstdCodec(inner).trust is Trust.DATA
     assert ZstdCodec(PickleCodec()).trust is Trust.CODE
 
 
-@pytest.mark.parametrize("options", [{"level": 0}, {"level": 99}, {"level": 1.5}, {"level": True}, {"min_nbytes": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"level": 0},
+        {"level": 99},
+        {"level": 1.5},
+        {"level": True},
+        {"min_nbytes": 0},
+        {"max_ratio": 0},
+        {"max_ratio": 1.1},
+        {"max_ratio": True},
+        {"max_ratio": "x"},
+    ],
+)
 def test_bad_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be an int"):
+    with pytest.raises(ValueError, match=r"must be an? (int|number)"):
         ZstdCodec(PickleCodec(), **options)
 
 

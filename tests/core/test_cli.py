@@ -153,7 +153,11 @@ def test_a_command_that_two_distributions_offer_runs_neither(tmp_path: Path, mon
 def test_plugins_are_described_by_what_their_classes_say() -> None:
     zstd, pickle, raw = find("zstd"), find("pickle"), find("raw")
     assert zstd.traits == {"trust": "inner", "follows_another": True}
-    assert [(option.name, option.default) for option in zstd.options] == [("level", 1), ("min_nbytes", 10_000)]
+    assert [(option.name, option.default) for option in zstd.options] == [
+        ("level", 1),
+        ("min_nbytes", 10_000),
+        ("max_ratio", 0.7),
+    ]
     assert pickle.traits == {"trust": "code", "follows_another": False}
     assert raw.traits["trust"] == "data"
     assert (pickle.source, pickle.distribution, pickle.version) == ("built-in", "gather-core", __version__)
