@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gather_core.codec import Buffer, Codec, DecodeOptions, Frames
+from gather_core.codec import Codec, DecodeOptions, Frames
 from gather_core.collector import without_collection
 from gather_core.errors import DecodeError, EncodeError, LimitError, summarize
 
@@ -27,10 +27,10 @@ class CodecBorder:
             LimitError: More or larger frames than the limits allow.
         """
         codec = self._codec
-        frames: list[Buffer] = []
         try:
-            for frame in codec.encode(obj):
-                frames.append(frame if type(frame) is bytes else _as_bytes(frame))
+            frames = codec.encode(obj)
+            if type(frames) is not list or len(frames) != 1 or type(frames[0]) is not bytes:
+                frames = [frame if type(frame) is bytes else _as_bytes(frame) for frame in frames]
         except EncodeError:
             raise
         except Exception as exc:
@@ -39,7 +39,7 @@ class CodecBorder:
         if not frames:
             raise EncodeError(f"codec {codec.spec} returned no frames")
         limits = self._options.limits
-        largest = max(map(len, frames))
+        largest = len(frames[0]) if len(frames) == 1 else max(map(len, frames))
         if len(frames) > limits.num_frames:
             raise LimitError(f"{len(frames)} frames are above Limits.num_frames={limits.num_frames}")
         if largest > limits.frame_nbytes:
@@ -53,7 +53,7 @@ class CodecBorder:
             DecodeError: Whatever the codec raised; names the rank.
         """
         try:
-            if sum(map(len, frames)) < _HOLD_OFF_FROM_NBYTES:
+            if (len(frames[0]) if len(frames) == 1 else sum(map(len, frames))) < _HOLD_OFF_FROM_NBYTES:
                 return self._codec.decode(frames, self._options)
             return without_collection(lambda: self._codec.decode(frames, self._options))
         except Exception as exc:

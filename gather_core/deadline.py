@@ -16,9 +16,10 @@ class Deadline:
 
     __slots__ = ("_at", "timeout_s")
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, started_s: float | None = None) -> None:
+        """Starts at a reading of `time.monotonic`; now, where none is given."""
         self.timeout_s = timeout_s
-        self._at = monotonic() + timeout_s
+        self._at = (monotonic() if started_s is None else started_s) + timeout_s
 
     def remaining_s(self) -> float:
         """Seconds left; never less than a millisecond, so that it can be given to a wait."""

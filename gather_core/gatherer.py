@@ -4,6 +4,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar
 
@@ -36,6 +37,7 @@ from gather_core.slot import (
     read_frames,
 )
 from gather_core.slot_writer import Outgoing, SlotWriter
+from gather_core.small_slots import longest_small_frame, read_small_slots
 from gather_core.stats import Stats
 from gather_core.transport import Transport
 from gather_core.verdict import Verdict, judge
@@ -136,6 +138,7 @@ class Gatherer:
         self._slot_nbytes = connection.terms.slot_nbytes
         self._codec_border = CodecBorder(connection.codec, DecodeOptions(settings.tensor_device, settings.limits))
         self._writer = SlotWriter(connection.transport, connection.context.rank, connection.terms)
+        self._small_up_to = longest_small_frame(connection.terms)
         self._everyone = range(connection.context.world_size)
         self._lock = threading.RLock()
         self._busy = False
@@ -329,18 +332,24 @@ class Gatherer:
 
     def _exchange(self, call: Call, obj: object, failed_call: Exception | None) -> list[Any]:
         outgoing, timeout_s = self._prepare(call, obj, failed_call)
-        deadline = Deadline(timeout_s)
+        started_s = monotonic()
         self._notes.position = self._position(call, "round 1")
         slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=timeout_s)
         if len(slots) != self._terms.world_size:
             raise ProtocolError(f"the transport returned {len(slots)} slots for {self.world_size} ranks")
+        if outgoing.failure is None:
+            frames = read_small_slots(slots, outgoing.agreement, self._small_up_to)
+            if frames is not None:
+                self._count(outgoing)
+                decode = self._codec_border.decode
+                return [decode(rank, (frames[rank],)) for rank in call.wanted]
         try:
             verdict = judge(slots, outgoing.agreement, self._terms)
         except RankFailedError as exc:
             raise exc from outgoing.failure
-        payloads = self._collect(call, outgoing, slots, verdict, deadline)
+        payloads = self._collect(call, outgoing, slots, verdict, Deadline(timeout_s, started_s))
         self._count(outgoing, verdict)
-        return self._decode(payloads, verdict)
+        return self._decode(call, payloads, verdict)
 
     def _prepare(self, call: Call, obj: object, failed_call: Exception | None) -> tuple[Outgoing, float]:
         """Fills this rank's slot: with its object, or with what went wrong."""
@@ -388,28 +397,28 @@ class Gatherer:
         matrix = [[size if peer == call.root else 0 for peer in self._everyone] for size in sizes]
         return self._transport.all_to_all_exact(parts_per_peer, matrix, into=into, timeout_s=timeout_s)
 
-    def _count(self, outgoing: Outgoing, verdict: Verdict) -> None:
+    def _count(self, outgoing: Outgoing, verdict: Verdict | None = None) -> None:
         stats = self.stats
         stats.operations += 1
         stats.sent_nbytes += HEADER_NBYTES + outgoing.nbytes
-        if verdict.largest_nbytes > self._slot_nbytes:
+        if verdict is not None and verdict.largest_nbytes > self._slot_nbytes:
             stats.second_rounds += verdict.nbytes_in_round_2 is not None
             stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, verdict.largest_nbytes)
 
-    def _decode(self, payloads: Mapping[int, memoryview], verdict: Verdict) -> list[Any]:
+    def _decode(self, call: Call, payloads: Mapping[int, memoryview], verdict: Verdict) -> list[Any]:
         """Verifies all payloads, then decodes them, in rank order."""
         terms = self._terms
-        frames_of: dict[int, list[memoryview]] = {}
-        for rank, header in enumerate(verdict.headers):
-            if rank in payloads:
-                try:
-                    covered = header.total_nbytes < terms.covered_below_nbytes
-                    frames = read_frames(payloads[rank], header, terms.limits, frames_checked=covered)
-                except (ProtocolError, LimitError) as exc:
-                    raise ProtocolError(f"payload of rank {rank}: {exc}") from exc
-                frames_of[rank] = frames if payloads[rank].readonly else give_largest(frames)
+        frames_of = []
+        for rank in call.wanted:
+            payload, header = payloads[rank], verdict.headers[rank]
+            covered = header.total_nbytes < terms.covered_below_nbytes
+            try:
+                frames = read_frames(payload, header, terms.limits, frames_checked=covered)
+            except (ProtocolError, LimitError) as exc:
+                raise ProtocolError(f"payload of rank {rank}: {exc}") from exc
+            frames_of.append((rank, frames if payload.readonly else give_largest(frames)))
         decode = self._codec_border.decode
-        return [decode(rank, frames) for rank, frames in frames_of.items()]
+        return [decode(rank, frames) for rank, frames in frames_of]
 
     def _break(self, exc: BaseException) -> NoReturn:
         """Breaks the group, tells the others, and raises what is known about the cause; takes 1.5 s at most."""

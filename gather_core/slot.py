@@ -9,12 +9,13 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from xxhash import xxh3_64, xxh3_64_intdigest
 
-from gather_core.codec import Frames, Limits
+from gather_core.codec import Buffer, Frames, Limits
 from gather_core.errors import LimitError, ProtocolError, shorten
-from gather_core.memory import ALIGNMENT, UNBOUNDED, align
+from gather_core.memory import ALIGNMENT, UNBOUNDED
 
 HEADER_NBYTES = 64
 MAGIC = b"gthr"
@@ -24,9 +25,13 @@ CHECKED_BELOW_NBYTES = 64 * 1024
 
 _HEADER = struct.Struct("<QQIIQ32s")
 _PREFIX = struct.Struct("<QQ")
+_CHECKED = struct.Struct("<IIQ32s")
+"""What the header's checksum covers: all behind the prefix."""
 _AGREEMENT = struct.Struct("<4sBBHQQII")
 _TEXT_ENCODING = "utf-8"
-_ZEROS = bytes(ALIGNMENT)
+_PADDING = tuple(bytes(count) for count in range(ALIGNMENT))
+_JOINED_UP_TO_NBYTES = 4096
+"""Payloads that are joined first, as one copy more costs less than copying part by part."""
 
 
 class Kind(IntEnum):
@@ -90,8 +95,8 @@ def write_header(
     slot: memoryview, total_nbytes: int, rank: int, num_frames: int, payload_checksum: int, agreement: bytes
 ) -> None:
     """Writes the header into the first 64 bytes of `slot`."""
-    _HEADER.pack_into(slot, 0, total_nbytes, 0, rank, num_frames, payload_checksum, agreement)
-    _PREFIX.pack_into(slot, 0, total_nbytes, xxh3_64_intdigest(slot[16:64], total_nbytes))
+    checked = _CHECKED.pack(rank, num_frames, payload_checksum, agreement)
+    slot[:HEADER_NBYTES] = _PREFIX.pack(total_nbytes, xxh3_64_intdigest(checked, total_nbytes)) + checked
 
 
 def read_header(slot: memoryview) -> Header:
@@ -106,46 +111,50 @@ def read_header(slot: memoryview) -> Header:
         raise ProtocolError(f"a slot of {len(slot)} bytes is shorter than its {HEADER_NBYTES}-byte header")
     header = slot[:HEADER_NBYTES].tobytes()
     total_nbytes, checksum, rank, num_frames, payload_checksum, agreement = _HEADER.unpack(header)
-    if checksum != xxh3_64_intdigest(header[16:], total_nbytes):
+    if checksum != xxh3_64_intdigest(header[_PREFIX.size :], total_nbytes):
         raise ProtocolError("the header's checksum is wrong: the slot was damaged on its way, or never written")
     return Header(total_nbytes, rank, num_frames, payload_checksum, agreement)
 
 
 def payload_nbytes(frames: Frames) -> int:
     """Bytes of the payload: frame table and frames, each padded to 64."""
-    nbytes = align(8 * len(frames))
+    nbytes = (8 * len(frames) + 63) & -64
     for frame in frames:
         nbytes += (len(frame) + 63) & -64
     return nbytes
 
 
-def _frame_table(frames: Frames) -> bytes:
-    table = struct.pack(f"<{len(frames)}Q", *map(len, frames))
-    return table + _ZEROS[: -len(table) % ALIGNMENT]
+@lru_cache(maxsize=64)
+def _frame_table(num_frames: int) -> struct.Struct:
+    """The layout of a frame table, with the padding behind it."""
+    return struct.Struct(f"<{num_frames}Q{-8 * num_frames % ALIGNMENT}x")
+
+
+def _parts(frames: Frames) -> list[Buffer]:
+    """The payload in order: frame table, frames, and the padding behind each."""
+    parts: list[Buffer] = [_frame_table(len(frames)).pack(*map(len, frames))]
+    for frame in frames:
+        parts.append(frame)
+        parts.append(_PADDING[-len(frame) % ALIGNMENT])
+    return parts
 
 
 def write_payload(destination: memoryview, frames: Frames) -> None:
     """Writes frame table and frames into `destination`, which has exactly `payload_nbytes(frames)` bytes."""
-    table = _frame_table(frames)
-    position = len(table)
-    destination[:position] = table
-    for frame in frames:
-        end = position + len(frame)
-        destination[position:end] = frame
-        position = (end + 63) & -64
-        if position != end:
-            destination[end:position] = _ZEROS[: position - end]
+    parts = _parts(frames)
+    if len(destination) <= _JOINED_UP_TO_NBYTES:
+        destination[:] = b"".join(parts)
+        return
+    position = 0
+    for part in parts:
+        end = position + len(part)
+        destination[position:end] = part
+        position = end
 
 
 def payload_parts(frames: Frames) -> list[memoryview]:
     """Returns the payload as views in order, padding included; the frames are aliased and not copied."""
-    parts = [memoryview(_frame_table(frames))]
-    for frame in frames:
-        if len(frame):
-            parts.append(memoryview(frame))
-            if padding := -len(frame) % ALIGNMENT:
-                parts.append(memoryview(_ZEROS)[:padding])
-    return parts
+    return [memoryview(part) for part in _parts(frames) if len(part)]
 
 
 def covered_below_nbytes(crosses_wire: bool, payload_checksum: bool | None) -> int:
@@ -182,7 +191,7 @@ def check_lengths(header: Header, limits: Limits) -> None:
         )
     if header.num_frames > limits.num_frames:
         raise LimitError(f"{header.num_frames} frames are above Limits.num_frames={limits.num_frames}")
-    if header.total_nbytes % ALIGNMENT or header.total_nbytes < align(8 * header.num_frames):
+    if header.total_nbytes % ALIGNMENT or header.total_nbytes < (8 * header.num_frames + 63) & -64:
         raise ProtocolError(f"{header.total_nbytes} bytes cannot hold a table of {header.num_frames} frames")
 
 
@@ -199,18 +208,17 @@ def read_frames(payload: memoryview, header: Header, limits: Limits, *, frames_c
         LimitError: A frame is above `limits`.
         ProtocolError: Checksum or lengths are wrong. Padding is only checked as part of what the checksum covers.
     """
-    count = header.num_frames
-    table_nbytes = align(8 * count)
-    checked = payload if frames_checked else payload[:table_nbytes]
+    table = _frame_table(header.num_frames)
+    checked = payload if frames_checked else payload[: table.size]
     if xxh3_64_intdigest(checked) != header.payload_checksum:
         raise ProtocolError(f"the payload's checksum is wrong: its {len(payload)} bytes were damaged on their way")
-    lengths = struct.unpack_from(f"<{count}Q", payload)
     frames = []
-    position = table_nbytes
+    position = table.size
     total = len(payload)
-    for length in lengths:
-        if length > limits.frame_nbytes:
-            raise LimitError(f"a frame of {length} bytes is above Limits.frame_nbytes={limits.frame_nbytes}")
+    max_nbytes = limits.frame_nbytes
+    for length in table.unpack_from(payload):
+        if length > max_nbytes:
+            raise LimitError(f"a frame of {length} bytes is above Limits.frame_nbytes={max_nbytes}")
         end = position + length
         if end > total:
             raise ProtocolError("the frames are longer than the payload")

@@ -17,9 +17,11 @@ from gather_core.slot import (
     write_header,
     write_payload,
 )
+from gather_core.small_slots import longest_small_frame, pack_small_slot
 from gather_core.transport import Transport
 from gather_core.verdict import Terms
 
+_DATA = int(Kind.DATA)
 _FRAME = "  File "
 """How the frames of a formatted traceback begin."""
 
@@ -45,6 +47,7 @@ class SlotWriter:
         self._rank = rank
         self._terms = terms
         self._inline_up_to = terms.slot_nbytes if terms.overflow_is_error else terms.round_1_nbytes
+        self._small_up_to = longest_small_frame(terms)
 
     def write(self, frames: Frames, seq: int, op: int) -> Outgoing:
         """Writes an object's frames, or only their header and checksum where they do not fit.
@@ -53,6 +56,12 @@ class SlotWriter:
             LimitError: They are larger than the limits allow.
         """
         terms = self._terms
+        agreement = pack_agreement(_DATA, terms.group_id, seq, terms.world_size, op)
+        if len(frames) == 1 and len(frames[0]) <= self._small_up_to:
+            packed = pack_small_slot(frames[0], self._rank, agreement)
+            filled = len(packed)
+            self._transport.slot(filled)[:filled] = packed
+            return Outgoing(frames, filled - HEADER_NBYTES, filled, agreement)
         nbytes = payload_nbytes(frames)
         if nbytes > terms.limits.payload_nbytes:
             raise LimitError(f"{nbytes} bytes are above Limits.payload_nbytes={terms.limits.payload_nbytes}")
@@ -68,7 +77,6 @@ class SlotWriter:
             slot = self._transport.slot(filled)
             parts = payload_parts(frames)
             checked = parts if covers_frames else parts[:1]
-        agreement = pack_agreement(Kind.DATA, terms.group_id, seq, terms.world_size, op)
         write_header(slot, nbytes, self._rank, len(frames), checksum_parts(checked), agreement)
         return Outgoing(frames, nbytes, filled, agreement)
 

@@ -28,6 +28,8 @@ from gather_core.slot import (
 )
 
 _KIND_OFFSET = 5
+_DATA = int(Kind.DATA)
+"""Asking an enum for its member takes longer than the comparison."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def judge(slots: Sequence[memoryview], expected: bytes, terms: Terms) -> Verdict
         ProtocolError: A slot that no correct rank writes.
     """
     headers = []
-    healthy = expected[_KIND_OFFSET] == Kind.DATA  # where every rank failed alike, no slot differs from ours
+    healthy = expected[_KIND_OFFSET] == _DATA  # where every rank failed alike, no slot differs from ours
     for rank, slot in enumerate(slots):
         try:
             header = read_header(slot)
@@ -81,8 +83,11 @@ def judge(slots: Sequence[memoryview], expected: bytes, terms: Terms) -> Verdict
         headers.append(header)
     if not healthy:
         _raise_differences(slots, headers, parse_agreement(expected), terms)
-    largest_nbytes = HEADER_NBYTES + max(header.total_nbytes for header in headers)
-    return Verdict(headers, largest_nbytes, _round_2(headers, terms))
+    sizes = [_checked_nbytes(rank, header, terms.limits) for rank, header in enumerate(headers)]
+    largest_nbytes = HEADER_NBYTES + max(sizes)
+    if largest_nbytes <= terms.slot_nbytes:
+        return Verdict(headers, largest_nbytes, None)
+    return Verdict(headers, largest_nbytes, _round_2(sizes, largest_nbytes, terms))
 
 
 def _raise_differences(
@@ -146,17 +151,21 @@ def _describe(failure: Failure) -> str:
     return f"{failure.summary}\n{failure.traceback}".rstrip() if failure.traceback else failure.summary
 
 
-def _round_2(headers: Sequence[Header], terms: Terms) -> list[int] | None:
-    for rank, header in enumerate(headers):
-        try:
-            check_lengths(header, terms.limits)
-        except (ProtocolError, LimitError) as exc:
-            raise ProtocolError(f"slot of rank {rank}: {exc}") from exc
-    sizes = [header.total_nbytes for header in headers]
-    largest = max(sizes)
-    if terms.overflow_is_error and HEADER_NBYTES + largest > terms.slot_nbytes:
+def _checked_nbytes(rank: int, header: Header, limits: Limits) -> int:
+    try:
+        check_lengths(header, limits)
+    except (ProtocolError, LimitError) as exc:
+        raise ProtocolError(f"slot of rank {rank}: {exc}") from exc
+    return header.total_nbytes
+
+
+def _round_2(sizes: Sequence[int], largest_nbytes: int, terms: Terms) -> list[int] | None:
+    """What round 1 did not carry, where something is larger than the slot."""
+    if terms.overflow_is_error:
         needed = {rank: HEADER_NBYTES + size for rank, size in enumerate(sizes)}
         too_large = {rank: nbytes for rank, nbytes in needed.items() if nbytes > terms.slot_nbytes}
         raise SlotOverflowError(too_large, terms.slot_nbytes)
+    if largest_nbytes <= terms.round_1_nbytes:
+        return None
     room = terms.round_1_nbytes - HEADER_NBYTES
-    return None if largest <= room else [size if size > room else 0 for size in sizes]
+    return [size if size > room else 0 for size in sizes]

@@ -97,7 +97,8 @@ class Encoder:
 
     def encode(self, obj: object) -> list[Any]:
         self._pickler.dump(obj)
-        return self._head.frames() + self._buffers
+        head = self._head
+        return [*head.frames(), *self._buffers] if len(head) > 1 or self._buffers else [head[0]]
 
     def starts_over(self) -> bool:
         """Forgets the object; or returns False where that would cost more than another encoder.
@@ -107,9 +108,10 @@ class Encoder:
         """
         head = self._head
         is_large = len(head) > 1 or len(head[0]) > _SMALL_UP_TO_NBYTES
-        if len(head) > _KEEP_UP_TO_CHUNKS or (self._is_grown and not is_large):
-            return False
-        self._is_grown = is_large
+        if is_large or self._is_grown:
+            if len(head) > _KEEP_UP_TO_CHUNKS or not is_large:
+                return False
+            self._is_grown = True
         self._pickler.clear_memo()
         head.clear()
         self._buffers.clear()

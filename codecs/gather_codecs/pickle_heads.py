@@ -21,6 +21,7 @@ _REUSED_FROM_NBYTES = 1 << 18
 _PIECES_FOLLOW = 0
 """The first byte of a frame that lists the lengths of the frames behind it that are the head; no pickle begins so."""
 _LENGTH_NBYTES = 8
+_START = struct.Struct("<2scQ")
 _FRAME_START = struct.Struct("<cQ")
 _PROTOCOL_5, _FRAME = b"\x80\x05", b"\x95"
 
@@ -120,15 +121,19 @@ def _load_head(pieces: Sequence[memoryview], buffers: Iterable[memoryview]) -> o
 def _is_framed(head: memoryview) -> bool:
     """Whether this is a pickle in frames, side by side, whose lengths end where it ends."""
     end = len(head)
-    if head[: len(_PROTOCOL_5)] != _PROTOCOL_5:
+    if end <= _START.size:
         return False
-    start = len(_PROTOCOL_5)
-    while start + _FRAME_START.size < end:
+    protocol, opcode, nbytes = _START.unpack_from(head)
+    if protocol != _PROTOCOL_5:
+        return False
+    start = _START.size
+    while opcode == _FRAME and nbytes:
+        start += nbytes
+        if start + _FRAME_START.size >= end:
+            return bool(start == end)
         opcode, nbytes = _FRAME_START.unpack_from(head, start)
-        if opcode != _FRAME or not nbytes:
-            return False
-        start += _FRAME_START.size + nbytes
-    return start == end
+        start += _FRAME_START.size
+    return False
 
 
 class _Pieces(io.RawIOBase):

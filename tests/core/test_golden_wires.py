@@ -53,7 +53,12 @@ def test_a_slot_is_written_as_releases_of_this_wire_version_wrote_it(name: str) 
 
 @pytest.mark.parametrize(
     ("what", "otherwise"),
-    [("WIRE_VERSION", 2), ("MAGIC", b"GTHR"), ("_ZEROS", b"\1" * 64), ("xxh3_64_intdigest", lambda *_: 5)],
+    [
+        ("WIRE_VERSION", 2),
+        ("MAGIC", b"GTHR"),
+        ("_PADDING", [b"\1" * count for count in range(64)]),
+        ("xxh3_64_intdigest", lambda *_: 5),
+    ],
 )
 def test_a_change_of_the_wire_is_noticed_and_the_message_says_what_to_do(
     what: str, otherwise: object, monkeypatch: pytest.MonkeyPatch

@@ -114,6 +114,7 @@ STEPS: dict[str, tuple[Any, str, Any]] = {
     "the payload's checksum": (slot_writer, "checksum_parts", _stop),
     "the header": (slot_writer, "write_header", _stop),
     "the header's checksum": (slot, "xxh3_64_intdigest", _stop),
+    "a small slot": (slot_writer, "pack_small_slot", _stop),
 }
 
 
@@ -123,21 +124,22 @@ def test_a_writer_that_stops_leaves_nothing_that_validates(step: str, monkeypatc
     fresh, used = Lent(b"\0"), Lent(b"\0")
     _write(used, [b"earlier"], seq=1)
     module, name, replacement = STEPS[step]
+    new = [b"new" * 300] if name == "pack_small_slot" else [b"new" * 300, b""]
     with monkeypatch.context() as patch:
         if name == "xxh3_64_intdigest":  # the one over the header, and not the one over the payload
             patch.setattr(slot_writer, "checksum_parts", lambda parts: 5)
         patch.setattr(module, name, replacement)
         for lent in (fresh, used):
             with pytest.raises(Stopped):
-                _write(lent, [b"new" * 300], seq=2)
+                _write(lent, new, seq=2)
     with pytest.raises(ProtocolError):
         read_header(memoryview(fresh.memory))
     with pytest.raises(ProtocolError):
         _read(used, seq=2)
     if name != "xxh3_64_intdigest":
         assert fresh.memory[:HEADER_NBYTES] == bytes(HEADER_NBYTES)
-    assert _write(fresh, [b"new" * 300], seq=2).nbytes == 64 + 960
-    assert _read(fresh, seq=2) == [b"new" * 300]
+    assert _write(fresh, new, seq=2).nbytes == 64 + 960
+    assert _read(fresh, seq=2) == new
 
 
 @pytest.mark.plan(36)
