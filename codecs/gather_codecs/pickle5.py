@@ -8,9 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gather_codecs.pickle_heads import Chunks, load
-from gather_codecs.tensors import arrives_with_grad, build_tensor, is_dense, memory_layout, place, tensor_bytes
+from gather_codecs.tensors import (
+    arrives_with_grad,
+    build_tensor,
+    has_its_memory,
+    is_dense,
+    memory_layout,
+    place,
+    tensor_bytes,
+)
 from gather_core.codec import Codec, DecodeOptions, Frames, TensorDevice, Trust
-from gather_core.errors import DecodeError
+from gather_core.errors import DecodeError, EncodeError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -196,11 +204,19 @@ def _reduce_strided(array: "np.ndarray[Any, Any]") -> Any:
 
 def _reduce_tensor(tensor: "torch.Tensor") -> Any:
     if not is_dense(tensor):
-        movable = tensor if tensor.device.type in ("cpu", "meta") else tensor.cpu()
-        return movable.__reduce_ex__(5)  # type: ignore[no-untyped-call]
+        return _reduce_as_torch_does(tensor)
     elements, strides = memory_layout(tensor)
     arguments = (tensor_bytes(elements), tensor.dtype, tuple(tensor.shape), arrives_with_grad(tensor))
     return _with_attributes(tensor, rebuild_tensor, arguments if strides is None else (*arguments, strides))
+
+
+def _reduce_as_torch_does(tensor: "torch.Tensor") -> Any:
+    import torch
+
+    if tensor.layout is torch.strided and not tensor.is_nested and not has_its_memory(tensor):
+        raise EncodeError("a tensor whose memory was freed or shrunk has no elements to send")
+    movable = tensor if tensor.device.type in ("cpu", "meta") else tensor.cpu()
+    return movable.__reduce_ex__(5)  # type: ignore[no-untyped-call]
 
 
 def _reduce_parameter(parameter: "torch.nn.Parameter") -> Any:

@@ -70,7 +70,7 @@ def dtype_of(name: object) -> "torch.dtype":
 
 
 def is_dense(tensor: "torch.Tensor") -> bool:
-    """Whether the elements, dtype and shape are the whole value: not sparse, quantized, nested, on `meta` or freed.
+    """Whether the elements, dtype and shape are the whole value: not sparse, quantized, nested, on `meta`, or freed.
 
     Also of no more dimensions than decoding takes.
     """
@@ -82,8 +82,20 @@ def is_dense(tensor: "torch.Tensor") -> bool:
         and tensor.ndim <= _MAX_DIMS
         and not tensor.is_nested
         and not tensor.is_meta
-        and (tensor.data_ptr() != 0 or tensor.numel() == 0)
+        and has_its_memory(tensor)
     )
+
+
+def has_its_memory(tensor: "torch.Tensor") -> bool:
+    """Whether all elements of a strided tensor lie in its storage; FSDP, for one, frees storages under tensors."""
+    if tensor.numel() == 0:
+        return True
+    if tensor.is_contiguous():
+        num_elements = tensor.numel()
+    else:
+        num_elements = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    end = tensor.storage_offset() + num_elements
+    return tensor.untyped_storage().nbytes() >= end * tensor.dtype.itemsize
 
 
 def is_plain_tensor(obj: Any) -> bool:

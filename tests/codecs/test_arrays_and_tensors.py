@@ -307,3 +307,18 @@ def test_scattered_elements_travel_out_of_band_in_pickles(
     assert len(head) < 400
     assert memoryview(elements).nbytes >= 50 * 90 * 4
     assert_same(roundtrip(codec, obj), obj)
+
+
+@pytest.mark.parametrize("spec", ["pickle", "cloudpickle", "auto", "msgpack", "raw"])
+@pytest.mark.parametrize("nbytes", [0, 1199, 1200])
+@pytest.mark.parametrize("look", [lambda whole: whole, lambda whole: whole.view(10, 30).t(), lambda whole: whole[200:]])
+def test_tensors_whose_memory_was_freed_or_shrunk_are_refused(spec: str, nbytes: int, look: Any) -> None:
+    whole = torch.zeros(300)
+    tensor = look(whole)
+    codec = get_codec(spec)
+    whole.untyped_storage().resize_(nbytes)
+    if nbytes == 1200:
+        codec.encode(tensor)
+        return
+    with pytest.raises(EncodeError):
+        codec.encode(tensor)

@@ -132,13 +132,6 @@ def test_an_offset_with_a_name_is_refused_also_where_it_is_the_usual_one(zone: t
         CODEC.encode([dt.datetime(2020, 1, 1, tzinfo=zone)])
 
 
-def test_a_tensor_whose_memory_was_freed_is_refused() -> None:
-    tensor = torch.zeros(300)
-    tensor.untyped_storage().resize_(0)
-    with pytest.raises(EncodeError, match=r"\$\.a: "):
-        CODEC.encode({"a": tensor})
-
-
 class HasNoText:
     def __repr__(self) -> str:
         raise ValueError("no text")
