@@ -44,7 +44,7 @@ def unpack_plain(frames: Sequence[memoryview], limits: Limits) -> Any:
     if len(frames) > 1 or nbytes > _PLAIN_UP_TO_NBYTES:
         raise NotPlainError
     if nbytes >= SCAN_DEPTH_FROM_NBYTES:
-        return _unpack_large(bytes(head), limits)
+        return _unpack_large(head, limits)
     if nbytes >= _SCAN_FROM_NBYTES or nbytes > limits.container_length or nbytes > limits.string_nbytes:
         raise NotPlainError
     message = bytes(head)
@@ -53,7 +53,7 @@ def unpack_plain(frames: Sequence[memoryview], limits: Limits) -> Any:
     return msgpack.unpackb(message, **_EXACTLY, strict_map_key=False, ext_hook=_give_up)
 
 
-def _unpack_large(head: bytes, limits: Limits) -> Any:
+def _unpack_large(head: memoryview, limits: Limits) -> Any:
     """Without a scan before it: lists that claim more than a part of the message are left to one that scans.
 
     So many lists are put around it that the unpacker's own bound is reached where the depth is. Together these bound
@@ -63,7 +63,7 @@ def _unpack_large(head: bytes, limits: Limits) -> Any:
     nbytes = len(head)
     try:
         obj = msgpack.unpackb(
-            b"\x91" * num_around + head,
+            b"".join((b"\x91" * num_around, head)),
             **_EXACTLY,
             strict_map_key=True,
             ext_hook=_give_up,
