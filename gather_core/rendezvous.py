@@ -5,6 +5,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from gather_core.auto_choice import AUTO_ORDER, Option, described, offers, unavailable
 from gather_core.background import run_bounded
 from gather_core.codec import Codec, Trust
 from gather_core.deadline import Deadline, seconds
@@ -21,7 +22,7 @@ from gather_core.handshake import Ballot, Decision, Fact, always_fine, compare_f
 from gather_core.local_store import ScopedStore
 from gather_core.notes import Notes
 from gather_core.process_group import global_rank, is_initialized, join_process_group, warn_if_alone
-from gather_core.registry import AUTO, get_codec, get_transport, transport_class
+from gather_core.registry import AUTO, get_codec, get_transport, transport_class, transport_classes
 from gather_core.scratch_store import ScratchStore
 from gather_core.settings import FORBID_CODE, GatherSettings, code_is_forbidden
 from gather_core.slot import WIRE_VERSION, covered_below_nbytes
@@ -32,8 +33,6 @@ _log = logging.getLogger("gather_core")
 
 _SETUP = "setup"
 _TIDY_WITHIN_S = 1.0
-AUTO_ORDER = ("gloo",)
-"""What `auto` tries for more than one rank, best first."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def connect(settings: GatherSettings, group: object) -> Connection:
 
 def _tell_the_others(plan: _Plan | None, context: GroupContext, exc: BaseException) -> None:
     """Decides what the others wait for, or will: that this rank has failed."""
-    names = [plan.transport.name] if plan and plan.transport else AUTO_ORDER
+    names = [plan.transport.name] if plan and plan.transport else [candidate.spec for candidate in AUTO_ORDER]
     for name in names:
         _opening(name, context).fail(summarize(exc))
 
@@ -190,15 +189,24 @@ def _join(transport: object, group: object) -> GroupContext:
     """Finds out who this rank is; a bad transport is no reason to fail here, as round 0 tells the others of it."""
     if isinstance(transport, Transport):
         return transport.join(group)
-    name = transport.partition(":")[0] if isinstance(transport, str) else AUTO
-    if name == AUTO and group is None and not is_initialized():
-        name = "single"
+    spec = transport if isinstance(transport, str) else AUTO
+    is_auto = spec.partition(":")[0] == AUTO
+    if is_auto and group is None and not is_initialized():
+        spec, is_auto = "single", False
         warn_if_alone()
     try:
-        chosen = Transport if name == AUTO else transport_class(name)
+        chosen = Transport if is_auto else _class_that_joins(spec)
     except GatherError:
         return join_process_group(group) if is_initialized() else transport_class("single").join(None)
     return chosen.join(group)
+
+
+def _class_that_joins(spec: str) -> type[Transport]:
+    """The one that knows the ranks: of two, that between hosts; of a malformed spec, whatever it begins with."""
+    try:
+        return transport_classes(spec)[-1]
+    except SettingsError:
+        return transport_class(spec.partition(":")[0])
 
 
 def _timeout_s(settings: GatherSettings, context: GroupContext | None) -> float:
@@ -249,7 +257,8 @@ def _make_transport(transport: str | Transport, context: GroupContext) -> Transp
     made = get_transport(transport) if isinstance(transport, str) else transport
     if made.taken:
         raise SettingsError("this transport belongs to another Gatherer already: give each one of its own")
-    if reason := made.unavailable(context):
+    parts = transport_classes(transport)[1:] if isinstance(transport, str) else ()
+    if reason := made.unavailable(context) or unavailable(parts, context):
         raise TransportError(f"transport {made.name!r} is not available here: {reason}")
     return made
 
@@ -264,17 +273,10 @@ def _fact(settings: GatherSettings, context: GroupContext, codec: Codec, transpo
         "limits": asdict(settings.limits),
         "payload_checksum": settings.payload_checksum,
         "ranks": list(context.ranks),
-        "available": [] if transport else _available(context),
-        "host": platform.node(),
+        "auto": {} if transport else offers(context),
+        "host": str(context.hosts[context.rank]) if context.hosts else platform.node(),
         "versions": platform.python_version(),
     }
-
-
-def _available(context: GroupContext) -> list[str]:
-    """The transports that `auto` may choose on this rank, best first."""
-    if context.world_size == 1:
-        return ["single"]
-    return [name for name in AUTO_ORDER if transport_class(name).unavailable(context) is None]
 
 
 def _failure_fact(failure: Exception | None) -> Fact:
@@ -286,21 +288,35 @@ def _open(
 ) -> tuple[Transport, str]:
     """Opens the chosen transport on all ranks, or, for `auto`, the first that opens on all of them."""
     if plan.transport is not None:
-        _open_everywhere(plan.transport, settings, context, deadline)
+        _open_everywhere(plan.transport, plan.transport.name, settings, context, deadline)
         return plan.transport, "chosen by the job"
-    names: Sequence[str] = decision["available"]
-    for name in names:
-        transport = get_transport(name)
+    return _open_first(decision["auto"], settings, context, deadline)
+
+
+def _open_first(
+    options: Sequence[Option], settings: GatherSettings, context: GroupContext, deadline: Deadline
+) -> tuple[Transport, str]:
+    """(all ranks) Opens the first option that opens on all ranks; returns it, and why it is that one."""
+    passed_over: list[str] = []
+    failure: SetupError | None = None
+    for option in options:
+        spec = option["spec"]
+        if option["reason"]:
+            passed_over.append(f"{spec}: {option['reason']}")
+            continue
+        transport = get_transport(spec)
         try:
-            _open_everywhere(transport, settings, context, deadline)
+            _open_everywhere(transport, spec, settings, context, deadline)
         except SetupError as exc:
-            if name == names[-1]:
-                raise
-            _log.warning("auto: %s did not open everywhere, trying the next: %s", name, exc)
+            failure = exc
+            passed_over.append(f"{spec} did not open: {exc}")
+            _log.warning("auto: %s", passed_over[-1])
         else:
-            why = "one rank" if context.world_size == 1 else "the first that all ranks can use"
-            return transport, f"auto: {why}"
-    raise SetupError(dict.fromkeys(range(context.world_size), "auto found no transport that all ranks can use"))
+            return transport, described(option, passed_over)
+    if failure is not None:
+        raise failure
+    text = "; ".join(["auto found no transport that all ranks can use", *passed_over])
+    raise SetupError(dict.fromkeys(range(context.world_size), text))
 
 
 def _opening(name: str, context: GroupContext) -> Ballot:
@@ -308,10 +324,12 @@ def _opening(name: str, context: GroupContext) -> Ballot:
     return Ballot(context.store, f"open/{name}", context.rank, context.world_size)
 
 
-def _open_everywhere(transport: Transport, settings: GatherSettings, context: GroupContext, deadline: Deadline) -> None:
-    """(all ranks) Opens and confirms; on a failure of any rank all close again and raise the same."""
-    ballot = _opening(transport.name, context)
-    store = ScratchStore(f"transport/{transport.name}", context.store)
+def _open_everywhere(
+    transport: Transport, name: str, settings: GatherSettings, context: GroupContext, deadline: Deadline
+) -> None:
+    """(all ranks) Opens and confirms, as the stage `name`; on a failure of any all close again and raise the same."""
+    ballot = _opening(name, context)
+    store = ScratchStore(f"transport/{name}", context.store)
     transport.taken = True
     transport.check_interrupt = ballot.check
     failure: Exception | None = None

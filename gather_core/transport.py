@@ -83,7 +83,8 @@ class GroupContext:
     scope: str = ""
     """As `open` gets it: names this Gatherer within the job, alike on all its ranks."""
     hosts: tuple[int, ...] = ()
-    """As `open` gets it: the host of each group rank, as a number; the same on all ranks."""
+    """As `open` gets it: the host of each group rank, as a number; the same on all ranks. Where `join` returns it, the
+    ranks do not look for it themselves."""
 
 
 def _never() -> None:
