@@ -19,6 +19,7 @@ from gather_core.errors import (
     summarize,
 )
 from gather_core.handshake import Ballot, Decision, Fact, always_fine, compare_facts, group_id
+from gather_core.host_identity import HostProbe
 from gather_core.local_store import ScopedStore
 from gather_core.notes import Notes
 from gather_core.process_group import global_rank, is_initialized, join_process_group, warn_if_alone
@@ -68,8 +69,17 @@ def connect(settings: GatherSettings, group: object) -> Connection:
         SetupError: A rank failed, did not come, or disagrees; on every rank, with the same text. On a failing rank
             the original is `__cause__`.
     """
+    probe = HostProbe()
     try:
-        shared, number = run_bounded(lambda: _arrive(settings.transport, group), _timeout_s(settings, None))
+        return _connect(settings, group, probe)
+    finally:
+        probe.close()
+
+
+def _connect(settings: GatherSettings, group: object, probe: HostProbe) -> Connection:
+    timeout_s = _timeout_s(settings, None)
+    try:
+        context, number, host = run_bounded(lambda: _arrive_and_look(settings.transport, group, probe), timeout_s)
     except (TypeError, SettingsError) as exc:
         problem = _problem(settings)
         if isinstance(exc, TypeError):
@@ -79,10 +89,8 @@ def connect(settings: GatherSettings, group: object) -> Connection:
         raise SetupError({global_rank(): summarize(problem)}) from problem
     except (TimeoutError, RuntimeError) as exc:
         raise SetupError({global_rank(): f"the job's store does not answer: {summarize(exc)}"}) from exc
-    deadline = Deadline(_timeout_s(settings, shared))
-    scope = f"{shared.name}/{number}"
-    context = replace(shared, store=ScopedStore(str(number), shared.store), scope=scope)
-    plan, failure = _make_plan(settings, context)
+    deadline = Deadline(_timeout_s(settings, context))
+    plan, failure = _make_plan(settings, context, host)
     try:
         return _agree_and_open(plan, failure, settings, context, number, deadline)
     except SetupError:
@@ -161,6 +169,14 @@ def _report_bad_group(exc: Exception) -> None:
     ballot.fail(summarize(exc))
 
 
+def _arrive_and_look(transport: object, group: object, probe: HostProbe) -> tuple[GroupContext, int, str]:
+    """Returns this rank's place in the group, with what is this Gatherer's own; its number; and this rank's host."""
+    shared, number = _arrive(transport, group)
+    store = ScopedStore(str(number), shared.store)
+    context = replace(shared, store=store, scope=f"{shared.name}/{number}")
+    return context, number, probe.look(context) if context.world_size > 1 else "alone"
+
+
 def _arrive(transport: object, group: object) -> tuple[GroupContext, int]:
     """Returns this rank's place in the group, and the number of this Gatherer on it."""
     shared = _join(transport, group)
@@ -219,14 +235,14 @@ def _timeout_s(settings: GatherSettings, context: GroupContext | None) -> float:
         return default_s
 
 
-def _make_plan(settings: GatherSettings, context: GroupContext) -> tuple[_Plan | None, Exception | None]:
+def _make_plan(settings: GatherSettings, context: GroupContext, host: str) -> tuple[_Plan | None, Exception | None]:
     """Builds codec and transport; what fails is returned, for round 0 to report."""
     try:
         settings.check()
         codec = settings.codec if isinstance(settings.codec, Codec) else get_codec(settings.codec)
         transport = _make_transport(settings.transport, context)
         _check_trust(codec, transport)
-        return _Plan(codec, transport, _fact(settings, context, codec, transport)), None
+        return _Plan(codec, transport, _fact(settings, context, codec, transport) | {"host": host}), None
     except Exception as exc:
         return None, exc
 
@@ -274,7 +290,6 @@ def _fact(settings: GatherSettings, context: GroupContext, codec: Codec, transpo
         "payload_checksum": settings.payload_checksum,
         "ranks": list(context.ranks),
         "auto": {} if transport else offers(context),
-        "host": str(context.hosts[context.rank]) if context.hosts else platform.node(),
         "versions": platform.python_version(),
     }
 
@@ -336,7 +351,9 @@ def _open_everywhere(
     try:
         try:
             slot_nbytes = settings.slot_nbytes_for(context.world_size)
-            transport.open(replace(context, store=store), slot_nbytes, timeout_s=deadline.remaining_s())
+            # A rank may still be closing what did not open everywhere when another opens what comes next.
+            own = replace(context, store=store, scope=f"{context.scope}/{name}")
+            transport.open(own, slot_nbytes, timeout_s=deadline.remaining_s())
         except BaseException as exc:
             ballot.fail(summarize(exc), exc.missing if isinstance(exc, TransportTimeoutError) else ())
             if not isinstance(exc, Exception):

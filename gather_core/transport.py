@@ -81,7 +81,7 @@ class GroupContext:
     process_group: object = None
     """What the group is made of: the torch ProcessGroup, or whatever else the transport's `join` brings."""
     scope: str = ""
-    """As `open` gets it: names this Gatherer within the job, alike on all its ranks."""
+    """As `open` gets it: names this Gatherer and its transport within the job, alike on all its ranks."""
     hosts: tuple[int, ...] = ()
     """As `open` gets it: the host of each group rank, as a number; the same on all ranks. Where `join` returns it, the
     ranks do not look for it themselves."""

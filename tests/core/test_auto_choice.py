@@ -1,5 +1,6 @@
 """`auto`: all ranks choose one transport together, from what each can use and from where they are, and say why."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from gather_transports.single import SingleTransport
 from gather_transports.threads import ThreadGroup, ThreadRank, ThreadsTransport
 
 ONE_HOST, TWO_HOSTS = (0, 0, 0), (0, 1, 0)
+a_wire_is_open = threading.Event()
 
 
 class MemoryTransport(ThreadsTransport):
@@ -42,6 +44,13 @@ class MemoryTransport(ThreadsTransport):
         if context.rank in self.does_not_open:
             raise OSError("no space left")
         super().open(context, slot_nbytes, timeout_s=timeout_s)
+        if type(self) is WireTransport:
+            a_wire_is_open.set()
+
+    def close(self) -> None:
+        if self.does_not_open and self._rank == 2 and type(self) is MemoryTransport:
+            a_wire_is_open.wait(5)  # the others may be that far before this rank has closed the first
+        super().close()
 
 
 class WireTransport(MemoryTransport):
@@ -69,6 +78,7 @@ class JointTransport(WireTransport):
 def candidates(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An order as that of the transports that these stand in for."""
     monkeypatch.setattr(registry._transports, "registered", {})
+    a_wire_is_open.clear()
     for cls in (MemoryTransport, WireTransport, JointTransport):
         register_transport(cls.name, cls, replace=True)
         monkeypatch.setattr(cls, "lacks", ())

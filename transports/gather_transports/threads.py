@@ -121,6 +121,7 @@ class ThreadsTransport(Transport):
             ranks=tuple(range(team.world_size)),
             name=team.name,
             process_group=team,
+            hosts=(0,) * team.world_size,
         )
 
     def open(self, context: GroupContext, slot_nbytes: int, *, timeout_s: float) -> None:
