@@ -189,6 +189,7 @@ _transports = _Plugins(
     {
         "all_gather_object": "gather_transports.torch_objects:AllGatherObjectTransport",
         "gloo": "gather_transports.gloo:GlooTransport",
+        "hierarchical": "gather_transports.hierarchical:HierarchicalTransport",
         "nccl": "gather_transports.nccl:NcclTransport",
         "single": "gather_transports.single:SingleTransport",
         "threads": "gather_transports.threads:ThreadsTransport",

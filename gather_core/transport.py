@@ -44,6 +44,9 @@ class Capabilities:
     """Bytes cross a wire or a device, so that large payloads are checksummed too."""
     trust: Trust = Trust.DATA
     """CODE: what carries the bytes can execute code that a peer chose, whatever the codec; as unpickling does."""
+    lasting_views: bool = False
+    """What an exchange returns stays as it is until the next one, also where `slot` is called in between; so it can
+    be the transport inside a host that `hierarchical` joins with one between hosts."""
     shares_group: bool = False
     """It uses the job's own group, so never beside another collective of that group."""
 
