@@ -187,6 +187,7 @@ _transports = _Plugins(
         "all_gather_object": "gather_transports.torch_objects:AllGatherObjectTransport",
         "gloo": "gather_transports.gloo:GlooTransport",
         "nccl": "gather_transports.nccl:NcclTransport",
+        "shm": "gather_transports.shm:ShmTransport",
         "single": "gather_transports.single:SingleTransport",
         "threads": "gather_transports.threads:ThreadsTransport",
     },
