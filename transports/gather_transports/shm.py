@@ -82,6 +82,8 @@ class ShmTransport(Transport):
             self._group = ShmGroup(
                 context, slot_nbytes, self._folder, self._keep_nbytes, timeout_s, self.check_interrupt
             )
+        except TransportError:  # a timeout of ours is an OSError too
+            raise
         except OSError as exc:
             raise TransportError(f"no shared memory: {exc.strerror or exc}") from exc
         self._refused = ""
@@ -181,7 +183,7 @@ def _why_not_one_host(context: GroupContext) -> str | None:
     if len(set(context.hosts)) <= 1:
         return None
     others = [rank for rank, host in enumerate(context.hosts) if host != context.hosts[context.rank]]
-    return f"{format_ranks(others)} are on other hosts than rank {context.rank}"
+    return f"not on the host of rank {context.rank}: {format_ranks(others)}"
 
 
 _open_here: "weakref.WeakSet[ShmTransport]" = weakref.WeakSet()

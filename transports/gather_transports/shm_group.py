@@ -98,7 +98,7 @@ class ShmGroup:
 
     def _large_view(self, rank: int, turn: int, nbytes: int) -> memoryview:
         if rank == self.rank:
-            return self.own.large_slot(turn, nbytes)[:nbytes].toreadonly()
+            return self.own.written(turn, nbytes)
         try:
             return self.peers[rank].large_slot(turn, nbytes)
         except (OSError, ValueError) as exc:

@@ -6,14 +6,18 @@ longer used is given back by punching a hole. The file is never truncated, nor a
 second, longer mapping, and the first ends with its last view.
 """
 
+import errno
 import mmap
 import os
 
 from gather_core.memory import align
+from gather_transports.available_memory import available_nbytes
 
 _AREA_AT = 1 << 42
 """Largest payload, in bytes; the file is shorter than 16 TiB, which is as long as ext4 allows."""
 _STEPS_PER_DOUBLING = 8
+_LOOK_FROM_NBYTES = 1 << 20
+"""Looking for what is available takes about as long as allocating this much."""
 _SHRINK_AFTER = 8
 """Small payloads in a row, per slot: a job that alternates between sizes should not allocate anew each time."""
 
@@ -35,6 +39,18 @@ def _area_nbytes(nbytes: int) -> int:
 def _map(fd: int, nbytes: int, offset: int, *, writable: bool) -> memoryview:
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     return memoryview(mmap.mmap(fd, nbytes, mmap.MAP_SHARED | mmap.MAP_POPULATE, protection, offset=offset))
+
+
+def _allocate(fd: int, start: int, nbytes: int) -> None:
+    """Allocates bytes of a file in memory.
+
+    Raises:
+        OSError: There is not that much.
+    """
+    available = available_nbytes() if nbytes >= _LOOK_FROM_NBYTES else None
+    if nbytes > (_AREA_AT if available is None else min(available, _AREA_AT)):
+        raise OSError(errno.ENOSPC, f"{nbytes} more are needed, {available} are available")
+    os.posix_fallocate(fd, start, nbytes)
 
 
 class _Area:
@@ -67,7 +83,7 @@ class OwnRegion:
     def __init__(self, fd: int, slot_nbytes: int, keep_nbytes: int) -> None:
         self._fd = fd
         self._keep_nbytes = _area_nbytes(keep_nbytes) if keep_nbytes else 0
-        os.posix_fallocate(fd, 0, _slots_nbytes(slot_nbytes))
+        _allocate(fd, 0, _slots_nbytes(slot_nbytes))
         both = _map(fd, _slots_nbytes(slot_nbytes), 0, writable=True)
         self.slots = (both[:slot_nbytes], both[slot_nbytes : 2 * slot_nbytes])
         """For even and odd exchanges."""
@@ -94,6 +110,10 @@ class OwnRegion:
             self.rest(turn)
         return self._areas[turn].view[: align(nbytes)]
 
+    def written(self, turn: int, nbytes: int) -> memoryview:
+        """Returns what this rank has put into that area, read-only."""
+        return self._areas[turn].view[:nbytes].toreadonly()
+
     def rest(self, turn: int) -> None:
         """Hears of a payload that needs no more than what is kept; gives memory back after some of them.
 
@@ -107,7 +127,7 @@ class OwnRegion:
 
     def _grow(self, turn: int, nbytes: int) -> None:
         area, allocated = self._areas[turn], self._allocated[turn]
-        os.posix_fallocate(self._fd, area.start + allocated, nbytes - allocated)
+        _allocate(self._fd, area.start + allocated, nbytes - allocated)
         area.map(nbytes)
         self._allocated[turn] = nbytes
         self._num_small[turn] = 0

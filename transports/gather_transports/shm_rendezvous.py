@@ -99,12 +99,12 @@ def _check(notes: Sequence[Note], rank: int) -> None:
     own = notes[rank]
     users = [other for other, note in enumerate(notes) if note.uid != own.uid]
     if users:
-        raise TransportError(f"{format_ranks(users)} run as another user than rank {rank}: they cannot share memory")
+        raise TransportError(f"another user than that of rank {rank}, so no memory to share: {format_ranks(users)}")
     elsewhere = [other for other, note in enumerate(notes) if note.pid_namespace != own.pid_namespace]
     if elsewhere:
         raise TransportError(
-            f"{format_ranks(elsewhere)} are in another PID namespace than rank {rank}, as in another container: "
-            "they cannot share memory"
+            f"in another PID namespace than rank {rank}, as in another container, so no memory to share: "
+            f"{format_ranks(elsewhere)}"
         )
 
 
