@@ -15,7 +15,7 @@ from gather_core.errors import SettingsError, TransportError, TransportTimeoutEr
 from gather_core.registry import get_transport
 from gather_core.testing.thread_ranks import local_contexts
 from gather_core.transport import GroupContext, PeerState
-from gather_transports import semaphores, shared_file, shm_rendezvous
+from gather_transports import semaphores, shared_file, shm_rendezvous, shm_wait
 from gather_transports.process_life import Birth, ProcessLife, own_birth
 from gather_transports.shm import ShmTransport
 from gather_transports.shm_control import ControlBlock, Leave, control_nbytes, create_control
@@ -284,3 +284,33 @@ def test_a_process_that_ends_is_seen_with_a_pidfd_and_without(monkeypatch: pytes
             assert life.is_dead()
             life.close()
             life.close()
+
+
+def test_spinning_ends_where_it_is_in_vain_and_gets_another_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    with new_file() as fd:
+        create_control(fd, 2)
+        control = ControlBlock(fd, 0, 2)
+    num_looks = 0
+
+    def count(token: semaphores.Semaphore) -> int:
+        nonlocal num_looks
+        num_looks += 1
+        return int(semaphores.try_wait(token))
+
+    monkeypatch.setattr(shm_wait, "try_wait", count)
+    life = ProcessLife(own_birth())
+    waiting = shm_wait.PeerWait(control, 0, {1: life}, may_spin=True)
+    (token,) = waiting.tokens
+    looks: list[int] = []
+    for _ in range(20):
+        num_looks = 0
+        with pytest.raises(TransportTimeoutError):
+            waiting.wait_from(token, 0.001, lambda: None)
+        looks.append(num_looks)
+    life.close()
+    assert looks[0] > 100
+    assert looks[8:15] == [1] * 7
+    assert looks[15] > 100
+    assert looks[16:] == [1] * 4
+    semaphores.post(control.token(1, 0))
+    waiting.wait_from(token, 1, lambda: None)

@@ -10,6 +10,8 @@ from gather_transports.shm_control import ControlBlock, Leave
 
 _NUM_SPINS = 200
 """About 30 us: what waking a sleeping process costs."""
+_TRY_AGAIN_EVERY = 16
+"""Waits, after which spinning is given another chance where it has been in vain."""
 _FIRST_SLICE_S = 0.01
 
 
@@ -32,7 +34,9 @@ class PeerWait:
         self._control = control
         self._rank = rank
         self._lives = lives
-        self._spins = range(_NUM_SPINS if may_spin else 0)
+        self._may_spin = may_spin
+        self._num_spins = _NUM_SPINS
+        self._num_waits = 0
 
     def wait_from(self, token: Semaphore, timeout_s: float, check_interrupt: Callable[[], None]) -> None:
         """Takes this token and all that come behind it in `tokens`.
@@ -57,7 +61,19 @@ class PeerWait:
             self.tokens.insert(0, last)
 
     def _spin(self, token: Semaphore) -> bool:
-        return any(try_wait(token) == 0 for _ in self._spins)
+        """Returns whether the token came within some microseconds.
+
+        Where it never does, because ranks arrive far apart or other work takes their CPUs, spinning soon ends.
+        """
+        if not self._may_spin:
+            return False
+        self._num_waits += 1
+        for _ in range(self._num_spins if self._num_waits % _TRY_AGAIN_EVERY else _NUM_SPINS):
+            if try_wait(token) == 0:
+                self._num_spins = _NUM_SPINS
+                return True
+        self._num_spins //= 2
+        return False
 
     def _sleep(
         self, pending: list[Semaphore], deadline: Deadline, check_interrupt: Callable[[], None]
