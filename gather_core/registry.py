@@ -191,6 +191,7 @@ _transports = _Plugins(
         "gloo": "gather_transports.gloo:GlooTransport",
         "hierarchical": "gather_transports.hierarchical:HierarchicalTransport",
         "nccl": "gather_transports.nccl:NcclTransport",
+        "shm": "gather_transports.shm:ShmTransport",
         "single": "gather_transports.single:SingleTransport",
         "threads": "gather_transports.threads:ThreadsTransport",
     },
