@@ -33,7 +33,7 @@ class Candidate:
     """Where it is worth choosing; where it can run at all, its capabilities say too."""
 
 
-FASTER_THAN_GLOO: tuple[Candidate, ...] = ()
+FASTER_THAN_GLOO = (Candidate("shm", "one host"), Candidate("shm+gloo", "several hosts"))
 """For transports of one host, `Candidate("shm", "one host")`, and what builds on them, for several hosts."""
 AUTO_ORDER = (Candidate("single", "one rank"), *FASTER_THAN_GLOO, Candidate("gloo", "anywhere"))
 """Best first."""

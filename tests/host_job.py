@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,11 @@ _WITHIN_S = 90.0
 @contextmanager
 def network_hosts(num_hosts: int, folder: Path) -> Iterator[NetworkHosts]:
     """Hosts for the `with` block."""
-    hosts = NetworkHosts(num_hosts, folder)
-    try:
-        hosts.__enter__()
-    except NoHostsError as exc:
-        pytest.skip(f"no hosts of our own: {exc}")
-    with hosts:
+    with ExitStack() as stack:
+        try:
+            hosts = stack.enter_context(NetworkHosts(num_hosts, folder))
+        except NoHostsError as exc:
+            pytest.skip(f"no hosts of our own: {exc}")
         yield hosts
 
 

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Self
 
 _INTERFACE = "eth0"
-_OWN_FOLDERS = 'mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs "$TMPDIR" && exec "$@"'
+_STAY = 'mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs "$TMPDIR" && echo ready && exec cat'
+"""Ends with its input, and so with the process that began it."""
 
 
 class NoHostsError(Exception):
@@ -36,10 +37,11 @@ class NetworkHosts:
         self._names = [f"gather-{os.getpid()}-{host}" for host in range(num_hosts)]
         self._hub = f"gather-{os.getpid()}-hub"
         self._folder = folder
+        self._keepers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
-        if shutil.which("ip") is None or shutil.which("unshare") is None:
-            raise NoHostsError("there is no `ip` or `unshare` here")
+        if missing := [name for name in ("ip", "unshare", "nsenter") if shutil.which(name) is None]:
+            raise NoHostsError(f"there is no {' or '.join(missing)} here")
         try:
             _ip("netns", "add", self._hub)
             _ip("-n", self._hub, "link", "add", "bridge", "type", "bridge")
@@ -60,18 +62,29 @@ class NetworkHosts:
         _ip("-n", name, "addr", "add", f"{address(host)}/24", "dev", _INTERFACE)
         _ip("-n", name, "link", "set", _INTERFACE, "up")
         _ip("-n", name, "link", "set", "lo", "up")
-        if subprocess.run(self.command(host, ["true"]), env=self.environment(host), capture_output=True).returncode:
+        self._keep(host, name)
+
+    def _keep(self, host: int, name: str) -> None:
+        """Starts the process whose mounts all others of the host share."""
+        command = ["ip", "netns", "exec", name, "unshare", "-m", "sh", "-c", _STAY]
+        pipe = subprocess.PIPE
+        keeper = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=self.environment(host))
+        self._keepers.append(keeper)
+        if keeper.stdout is None or keeper.stdout.readline() != b"ready\n":
             raise NoHostsError("mounts of its own are not allowed here")
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        while self._keepers:
+            self._keepers.pop().communicate()
         for name in (*self._names, self._hub):
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
     def command(self, host: int, command: Sequence[str]) -> list[str]:
         """What runs a command on a host."""
-        return ["ip", "netns", "exec", self._names[host], "unshare", "-m", "sh", "-c", _OWN_FOLDERS, "sh", *command]
+        inside = ["--target", str(self._keepers[host].pid), "--mount", "--net", f"--wd={os.getcwd()}"]
+        return ["nsenter", *inside, "--", *command]
 
     def environment(self, host: int) -> dict[str, str]:
         """The variables that go with it."""

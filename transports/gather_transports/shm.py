@@ -38,7 +38,9 @@ class ShmTransport(Transport):
     """
 
     name = "shm"
-    capabilities = Capabilities(locality="host", elastic_slots=True, death_detection="fast", crosses_wire=False)
+    capabilities = Capabilities(
+        locality="host", elastic_slots=True, death_detection="fast", crosses_wire=False, lasting_views=True
+    )
 
     def __init__(self, *, folder: str = "", keep_nbytes: int = _KEEP_NBYTES) -> None:
         if keep_nbytes < 0:
