@@ -202,8 +202,8 @@ class TransportError(GatherError):
 class TransportTimeoutError(TransportError, TimeoutError):
     """The deadline passed.
 
-    `missing` are the ranks that gave no sign of life, `behind` those that are alive but never entered the operation;
-    both in group ranks, both empty where nobody can tell.
+    `missing` are the ranks that gave no sign of life; `behind` those that are alive and late, because they never
+    entered the operation or are in an earlier phase of it. Both in group ranks, both empty where nobody can tell.
     """
 
     def __init__(self, message: str, missing: Sequence[int] = (), behind: Sequence[int] = ()) -> None:

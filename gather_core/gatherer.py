@@ -28,7 +28,8 @@ from gather_core.errors import (
     TransportTimeoutError,
     summarize,
 )
-from gather_core.notes import NOTES_WITHIN_S, Notes, Position
+from gather_core.notes import NOTES_WITHIN_S, Notes
+from gather_core.positions import Position
 from gather_core.rendezvous import connect
 from gather_core.settings import DEFAULT_SLOT_NBYTES, GatherSettings, SettingsSource
 from gather_core.slot import (
@@ -294,6 +295,7 @@ class Gatherer:
             try:
                 self._notes.check()
                 self._seq += 1
+                self._notes.position = (self._seq, call.operation, call.tag, "encode")
                 return self._exchange(call, obj, failed_call)
             except _HARMLESS:
                 raise
@@ -302,19 +304,16 @@ class Gatherer:
             finally:
                 self._busy = False
                 if self._broken is None:
-                    self._notes.position = self._position(call, "done")
+                    self._notes.position = (self._seq, call.operation, call.tag, "done")
 
     def _is_root(self, root: object) -> bool:
         """Whether this rank is the root; what is no rank at all is reported by the operation."""
         return type(root) is int and root == self._rank
 
-    def _position(self, call: Call, phase: str) -> Position:
-        return (self._seq, call.operation, call.tag if type(call.tag) is str else "", phase)
-
     def _call_function(self, call: Call, fn: Callable[..., T], args: Sequence[Any]) -> T:
         """Calls the function given to `run`, while others who ask are told that this is what keeps this rank busy."""
         before = self._notes.position
-        meanwhile: Position = (self._seq + 1, *self._position(call, "function")[1:])
+        meanwhile: Position = (self._seq + 1, call.operation, call.tag, "function")
         self._replace_position(before, meanwhile)
         try:
             return fn(*args)
@@ -333,7 +332,7 @@ class Gatherer:
     def _exchange(self, call: Call, obj: object, failed_call: Exception | None) -> list[Any]:
         outgoing, timeout_s = self._prepare(call, obj, failed_call)
         started_s = monotonic()
-        self._notes.position = self._position(call, "round 1")
+        self._notes.position = (self._seq, call.operation, call.tag, "round 1")
         slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=timeout_s)
         if len(slots) != self._terms.world_size:
             raise ProtocolError(f"the transport returned {len(slots)} slots for {self.world_size} ranks")
@@ -341,6 +340,7 @@ class Gatherer:
             frames = read_small_slots(slots, outgoing.agreement, self._small_up_to)
             if frames is not None:
                 self._count(outgoing)
+                self._notes.position = (self._seq, call.operation, call.tag, "decode")
                 decode = self._codec_border.decode
                 return [decode(rank, (frames[rank],)) for rank in call.wanted]
         try:
@@ -349,6 +349,7 @@ class Gatherer:
             raise exc from outgoing.failure
         payloads = self._collect(call, outgoing, slots, verdict, Deadline(timeout_s, started_s))
         self._count(outgoing, verdict)
+        self._notes.position = (self._seq, call.operation, call.tag, "decode")
         return self._decode(call, payloads, verdict)
 
     def _prepare(self, call: Call, obj: object, failed_call: Exception | None) -> tuple[Outgoing, float]:
@@ -379,7 +380,7 @@ class Gatherer:
                 payload = slots[rank][HEADER_NBYTES:end]
                 payloads[rank] = payload if sizes is None else memoryview(bytes(payload))
         if sizes is not None:
-            self._notes.position = self._position(call, "round 2")
+            self._notes.position = (self._seq, call.operation, call.tag, "round 2")
             arrived = self._round_2(call, outgoing, sizes, deadline)
             payloads.update((rank, arrived[rank]) for rank in call.wanted if sizes[rank])
         return payloads

@@ -14,6 +14,7 @@ from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
+from gather_core.auto_choice import choose
 from gather_core.background import Background, run_bounded
 from gather_core.deadline import POLL_S, Deadline
 from gather_core.errors import SUMMARY_NBYTES, SetupError, format_ranks, shorten, summarize
@@ -37,7 +38,7 @@ _SILENT_STORE = (
     "the job's store does not answer: not within {timeout_s:g} s; the process that hosts it may be stopped, overloaded "
     "or out of reach"
 )
-_NOT_COMPARED = frozenset({"available", "host", "versions"})
+_NOT_COMPARED = frozenset({"auto", "host", "versions"})
 
 
 @dataclass(eq=False)
@@ -248,10 +249,9 @@ def compare_facts(facts: Sequence[Fact]) -> Decision:
                 failures.setdefault(rank, []).append(text)
     if failures:
         return {"failures": {rank: "; ".join(texts) for rank, texts in failures.items()}}
-    on_all = [name for name in facts[0]["available"] if all(name in fact["available"] for fact in facts)]
     names = list(dict.fromkeys(fact["host"] for fact in facts))
     hosts = [names.index(fact["host"]) for fact in facts]
-    return {"nonce": os.urandom(8).hex(), "available": on_all, "hosts": hosts}
+    return {"nonce": os.urandom(8).hex(), "auto": choose([fact["auto"] for fact in facts], hosts), "hosts": hosts}
 
 
 def _minority(key: str, values: Sequence[Any]) -> dict[int, str]:

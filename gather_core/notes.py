@@ -6,8 +6,6 @@ first rank that wants to know rings everybody), `position/<rank>` (each rank's a
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from time import sleep
 
@@ -20,9 +18,8 @@ from gather_core.errors import (
     GatherError,
     PeerLostError,
     TransportTimeoutError,
-    format_ranks,
-    shorten,
 )
+from gather_core.positions import Answers, Position, as_told, explain
 from gather_core.transport import Store
 
 _log = logging.getLogger("gather_core")
@@ -31,22 +28,7 @@ NOTES_WITHIN_S = 1.5
 _ANSWER_WITHIN_S = 1.0
 _ASK_WITHIN_S = 1.2
 """The asking itself ends before, unless the store does not answer."""
-_TAG_NBYTES = 256
-"""Longest tag in a message."""
 _EXITING = "this process is exiting"
-
-Position = tuple[int, str, str, str]
-"""Operation number, operation, tag, phase: "round 1" and "round 2" inside the operation, "function" before it, in the
-function given to `run`, "done" after it, and "closed" where the Gatherer has been closed since."""
-
-
-@dataclass
-class Answers:
-    """Where the ranks say that they are."""
-
-    positions: dict[int, Position] = field(default_factory=dict)
-    cut_short: str = "the job's store does not answer"
-    """Why not all ranks had time to answer; empty once they had, so that those who did not are silent."""
 
 
 class Notes:
@@ -98,7 +80,7 @@ class Notes:
 
     def ask(self, deadline: Deadline) -> Answers:
         """Returns where each rank is, as far as it answers within a second and before an abort explains everything."""
-        answers = Answers({self._rank: _shortened(self.position)})
+        answers = Answers({self._rank: as_told(self.position)})
         ended = call_within(partial(self._ask, answers), min(_ASK_WITHIN_S, deadline.remaining_s()), "ask")
         cut_short = _EXITING if is_exiting() and not ended else answers.cut_short
         return Answers(dict(answers.positions), cut_short)
@@ -114,9 +96,9 @@ class Notes:
                 self.check()
             except AbortedError as aborted:
                 return aborted
-        report = explain(exc, _shortened(self.position), answers, len(self._ranks))
+        report = explain(exc, as_told(self.position), answers, len(self._ranks))
         if isinstance(exc, TransportTimeoutError):
-            return TransportTimeoutError(report.text, report.silent, report.elsewhere)
+            return TransportTimeoutError(report.text, report.silent, report.behind)
         if isinstance(exc, PeerLostError):
             return PeerLostError(report.text, exc.ranks or report.silent)
         return DesyncError(report.text)
@@ -185,72 +167,4 @@ def _answer(store: Store, rank: int, position: Position) -> None:
 
 
 def _post(store: Store, rank: int, position: Position) -> None:
-    store.set(f"position/{rank}", json.dumps(_shortened(position)))
-
-
-def _shortened(position: Position) -> Position:
-    seq, operation, tag, phase = position
-    return seq, operation, shorten(tag, _TAG_NBYTES), phase
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the positions say about a failed operation."""
-
-    text: str
-    silent: list[int]
-    """Ranks that did not answer."""
-    elsewhere: list[int]
-    """Ranks that are alive, and at another operation or outside any."""
-
-
-def explain(cause: Exception, own: Position, answers: Answers, world_size: int) -> Report:
-    """Says who is missing and where the others are, from the view of a rank at `own` that failed with `cause`."""
-    positions = answers.positions
-    unheard = [rank for rank in range(world_size) if rank not in positions]
-    silent = [] if answers.cut_short else unheard
-    elsewhere = [
-        rank
-        for rank, position in sorted(positions.items())
-        if position[:3] != own[:3] or _is_inside(position) != _is_inside(own)
-    ]
-    lines = [f"{_name(own)}: {cause}"]
-    if silent:
-        lines.append(f"no sign of life from {format_ranks(silent)}")
-    elif unheard:
-        lines.append(f"where {format_ranks(unheard)} may be is not known, as {answers.cut_short}")
-    for rank in elsewhere:
-        never = "never entered it and " if positions[rank][0] < own[0] else ""
-        lines.append(f"rank {rank} {never}{_where(positions[rank])}")
-    return Report("; ".join(lines + _advice(own, [positions[rank] for rank in elsewhere])), silent, elsewhere)
-
-
-def _is_inside(position: Position) -> bool:
-    return position[3] not in ("done", "function", "closed")
-
-
-def _name(position: Position) -> str:
-    seq, operation, tag, _ = position
-    return f"{operation} #{seq}" + (f" {tag!r}" if tag else "")
-
-
-def _where(position: Position) -> str:
-    never_called = position[0] == 0
-    match position[3]:
-        case "closed":
-            return "closed its Gatherer " + ("before its first call" if never_called else f"after {_name(position)}")
-        case "function":
-            return f"is still running the function given to {_name(position)}"
-        case "done":
-            return "has called nothing yet" if never_called else f"is done with {_name(position)}"
-        case _:
-            return f"is in {_name(position)}"
-
-
-def _advice(own: Position, elsewhere: Sequence[Position]) -> list[str]:
-    """What to do where the positions show what went wrong."""
-    if any(position[3] == "function" and position[:3] == own[:3] for position in elsewhere):
-        return ["if the function may take that long, use a larger timeout_s"]
-    if any(position[3] == "closed" for position in elsewhere):
-        return ["all ranks must make the same number of calls: do some have fewer batches?"]
-    return []
+    store.set(f"position/{rank}", json.dumps(as_told(position)))

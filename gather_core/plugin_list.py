@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from gather_core.auto_choice import AUTO_ORDER
 from gather_core.codec import Trust
 from gather_core.errors import GatherError, summarize
 from gather_core.registry import (
@@ -22,14 +23,13 @@ from gather_core.registry import (
     known_transports,
     transport_class,
 )
-from gather_core.rendezvous import AUTO_ORDER
 from gather_core.transport import Capabilities, Transport
 
 __all__ = ["PluginInfo", "PluginOption", "list_plugins"]
 
 _ABOUT_AUTO = (
-    "All ranks choose one transport together: single for one rank, else the first that works on every rank, of "
-    f"{', '.join(AUTO_ORDER)}."
+    "All ranks choose one transport together, the first of these that works on every rank: "
+    f"{', '.join(f'{one.spec} ({one.where})' for one in AUTO_ORDER)}."
 )
 
 

@@ -27,6 +27,9 @@ from gather_core.transport import Transport
 
 AUTO = "auto"
 """In place of a transport's name: all ranks choose one together. No class has this name."""
+JOINT = "hierarchical"
+"""The transport that `inside+between` stands for. Its class takes two transports by position: the one inside a host,
+then the one between hosts, both as their own parts of the spec say."""
 _OURS = "gather-core"
 
 
@@ -186,7 +189,9 @@ _transports = _Plugins(
     {
         "all_gather_object": "gather_transports.torch_objects:AllGatherObjectTransport",
         "gloo": "gather_transports.gloo:GlooTransport",
+        "hierarchical": "gather_transports.hierarchical:HierarchicalTransport",
         "nccl": "gather_transports.nccl:NcclTransport",
+        "shm": "gather_transports.shm:ShmTransport",
         "single": "gather_transports.single:SingleTransport",
         "threads": "gather_transports.threads:ThreadsTransport",
     },
@@ -265,7 +270,11 @@ def get_codec(spec: str) -> Codec:
 
 def follows_another(codec: type[Codec]) -> bool:
     """Whether the constructor needs an argument by position: the codec inside."""
-    return any(p.default is p.empty for p in _by_position(inspect.signature(codec)))
+    return _takes_by_position(codec)
+
+
+def _takes_by_position(plugin: type[Any]) -> bool:
+    return any(p.default is p.empty for p in _by_position(inspect.signature(plugin)))
 
 
 def _by_position(signature: inspect.Signature) -> list[inspect.Parameter]:
@@ -273,12 +282,43 @@ def _by_position(signature: inspect.Signature) -> list[inspect.Parameter]:
 
 
 def get_transport(spec: str) -> Transport:
-    """Builds the transport that a spec names; see `get_codec`."""
-    first, *outer = parse_spec(spec)
-    if outer:
-        raise SettingsError(f"transport {spec!r}: no transport here joins several others")
-    transport: Transport = _construct(transport_class(first.name), first)
-    return transport
+    """Builds the transport that a spec names, or that joins the two that it names: "inside a host + between hosts".
+
+    Raises:
+        UnknownPluginError: A name that nobody registered.
+        SettingsError: As for `get_codec`.
+    """
+    parts = parse_spec(spec)
+    classes = transport_classes(spec)
+    if len(parts) == 1:
+        if _takes_by_position(classes[0]):
+            raise SettingsError(f"transport {spec!r} joins two others: name those, as in 'shm+gloo'")
+        alone: Transport = _construct(classes[0], parts[0])
+        return alone
+    joint, *joined = classes
+    inner, outer = (_construct(cls, part) for cls, part in zip(joined, parts, strict=True))
+    both: Transport = _construct(joint, SpecPart(JOINT, {}), inner, outer)
+    return both
+
+
+def transport_classes(spec: str) -> Sequence[type[Transport]]:
+    """Returns the class that a spec names; or the one that joins two, the one inside a host, the one between hosts.
+
+    Raises:
+        UnknownPluginError, SettingsError: As for `get_transport`; the options are not looked at.
+    """
+    parts = parse_spec(spec)
+    if len(parts) == 1:
+        return [transport_class(parts[0].name)]
+    joined = [transport_class(part.name) for part in parts]
+    if len(parts) > 2:
+        raise SettingsError(f"transport {spec!r}: '+' joins two transports, one inside a host and one between hosts")
+    try:
+        return [transport_class(JOINT), *joined]
+    except UnknownPluginError as exc:
+        raise UnknownPluginError(
+            f"transport {spec!r}: what joins two, a transport {JOINT!r}, is not installed"
+        ) from exc
 
 
 def _construct(plugin: type[Any], part: SpecPart, *inner: object) -> Any:

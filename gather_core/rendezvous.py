@@ -5,6 +5,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from gather_core.auto_choice import AUTO_ORDER, Option, described, offers, unavailable
 from gather_core.background import run_bounded
 from gather_core.codec import Codec, Trust
 from gather_core.deadline import Deadline, seconds
@@ -18,10 +19,11 @@ from gather_core.errors import (
     summarize,
 )
 from gather_core.handshake import Ballot, Decision, Fact, always_fine, compare_facts, group_id
+from gather_core.host_identity import HostProbe
 from gather_core.local_store import ScopedStore
 from gather_core.notes import Notes
 from gather_core.process_group import global_rank, is_initialized, join_process_group, warn_if_alone
-from gather_core.registry import AUTO, get_codec, get_transport, transport_class
+from gather_core.registry import AUTO, get_codec, get_transport, transport_class, transport_classes
 from gather_core.scratch_store import ScratchStore
 from gather_core.settings import FORBID_CODE, GatherSettings, code_is_forbidden
 from gather_core.slot import WIRE_VERSION, covered_below_nbytes
@@ -32,8 +34,6 @@ _log = logging.getLogger("gather_core")
 
 _SETUP = "setup"
 _TIDY_WITHIN_S = 1.0
-AUTO_ORDER = ("gloo",)
-"""What `auto` tries for more than one rank, best first."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,17 @@ def connect(settings: GatherSettings, group: object) -> Connection:
         SetupError: A rank failed, did not come, or disagrees; on every rank, with the same text. On a failing rank
             the original is `__cause__`.
     """
+    probe = HostProbe()
     try:
-        shared, number = run_bounded(lambda: _arrive(settings.transport, group), _timeout_s(settings, None))
+        return _connect(settings, group, probe)
+    finally:
+        probe.close()
+
+
+def _connect(settings: GatherSettings, group: object, probe: HostProbe) -> Connection:
+    timeout_s = _timeout_s(settings, None)
+    try:
+        context, number, host = run_bounded(lambda: _arrive_and_look(settings.transport, group, probe), timeout_s)
     except (TypeError, SettingsError) as exc:
         problem = _problem(settings)
         if isinstance(exc, TypeError):
@@ -80,10 +89,8 @@ def connect(settings: GatherSettings, group: object) -> Connection:
         raise SetupError({global_rank(): summarize(problem)}) from problem
     except (TimeoutError, RuntimeError) as exc:
         raise SetupError({global_rank(): f"the job's store does not answer: {summarize(exc)}"}) from exc
-    deadline = Deadline(_timeout_s(settings, shared))
-    scope = f"{shared.name}/{number}"
-    context = replace(shared, store=ScopedStore(str(number), shared.store), scope=scope)
-    plan, failure = _make_plan(settings, context)
+    deadline = Deadline(_timeout_s(settings, context))
+    plan, failure = _make_plan(settings, context, host)
     try:
         return _agree_and_open(plan, failure, settings, context, number, deadline)
     except SetupError:
@@ -95,7 +102,7 @@ def connect(settings: GatherSettings, group: object) -> Connection:
 
 def _tell_the_others(plan: _Plan | None, context: GroupContext, exc: BaseException) -> None:
     """Decides what the others wait for, or will: that this rank has failed."""
-    names = [plan.transport.name] if plan and plan.transport else AUTO_ORDER
+    names = [plan.transport.name] if plan and plan.transport else [candidate.spec for candidate in AUTO_ORDER]
     for name in names:
         _opening(name, context).fail(summarize(exc))
 
@@ -162,6 +169,14 @@ def _report_bad_group(exc: Exception) -> None:
     ballot.fail(summarize(exc))
 
 
+def _arrive_and_look(transport: object, group: object, probe: HostProbe) -> tuple[GroupContext, int, str]:
+    """Returns this rank's place in the group, with what is this Gatherer's own; its number; and this rank's host."""
+    shared, number = _arrive(transport, group)
+    store = ScopedStore(str(number), shared.store)
+    context = replace(shared, store=store, scope=f"{shared.name}/{number}")
+    return context, number, probe.look(context) if context.world_size > 1 else "alone"
+
+
 def _arrive(transport: object, group: object) -> tuple[GroupContext, int]:
     """Returns this rank's place in the group, and the number of this Gatherer on it."""
     shared = _join(transport, group)
@@ -190,15 +205,24 @@ def _join(transport: object, group: object) -> GroupContext:
     """Finds out who this rank is; a bad transport is no reason to fail here, as round 0 tells the others of it."""
     if isinstance(transport, Transport):
         return transport.join(group)
-    name = transport.partition(":")[0] if isinstance(transport, str) else AUTO
-    if name == AUTO and group is None and not is_initialized():
-        name = "single"
+    spec = transport if isinstance(transport, str) else AUTO
+    is_auto = spec.partition(":")[0] == AUTO
+    if is_auto and group is None and not is_initialized():
+        spec, is_auto = "single", False
         warn_if_alone()
     try:
-        chosen = Transport if name == AUTO else transport_class(name)
+        chosen = Transport if is_auto else _class_that_joins(spec)
     except GatherError:
         return join_process_group(group) if is_initialized() else transport_class("single").join(None)
     return chosen.join(group)
+
+
+def _class_that_joins(spec: str) -> type[Transport]:
+    """The one that knows the ranks: of two, that between hosts; of a malformed spec, whatever it begins with."""
+    try:
+        return transport_classes(spec)[-1]
+    except SettingsError:
+        return transport_class(spec.partition(":")[0])
 
 
 def _timeout_s(settings: GatherSettings, context: GroupContext | None) -> float:
@@ -211,14 +235,14 @@ def _timeout_s(settings: GatherSettings, context: GroupContext | None) -> float:
         return default_s
 
 
-def _make_plan(settings: GatherSettings, context: GroupContext) -> tuple[_Plan | None, Exception | None]:
+def _make_plan(settings: GatherSettings, context: GroupContext, host: str) -> tuple[_Plan | None, Exception | None]:
     """Builds codec and transport; what fails is returned, for round 0 to report."""
     try:
         settings.check()
         codec = settings.codec if isinstance(settings.codec, Codec) else get_codec(settings.codec)
         transport = _make_transport(settings.transport, context)
         _check_trust(codec, transport)
-        return _Plan(codec, transport, _fact(settings, context, codec, transport)), None
+        return _Plan(codec, transport, _fact(settings, context, codec, transport) | {"host": host}), None
     except Exception as exc:
         return None, exc
 
@@ -249,7 +273,8 @@ def _make_transport(transport: str | Transport, context: GroupContext) -> Transp
     made = get_transport(transport) if isinstance(transport, str) else transport
     if made.taken:
         raise SettingsError("this transport belongs to another Gatherer already: give each one of its own")
-    if reason := made.unavailable(context):
+    parts = transport_classes(transport)[1:] if isinstance(transport, str) else ()
+    if reason := made.unavailable(context) or unavailable(parts, context):
         raise TransportError(f"transport {made.name!r} is not available here: {reason}")
     return made
 
@@ -264,17 +289,9 @@ def _fact(settings: GatherSettings, context: GroupContext, codec: Codec, transpo
         "limits": asdict(settings.limits),
         "payload_checksum": settings.payload_checksum,
         "ranks": list(context.ranks),
-        "available": [] if transport else _available(context),
-        "host": platform.node(),
+        "auto": {} if transport else offers(context),
         "versions": platform.python_version(),
     }
-
-
-def _available(context: GroupContext) -> list[str]:
-    """The transports that `auto` may choose on this rank, best first."""
-    if context.world_size == 1:
-        return ["single"]
-    return [name for name in AUTO_ORDER if transport_class(name).unavailable(context) is None]
 
 
 def _failure_fact(failure: Exception | None) -> Fact:
@@ -286,21 +303,35 @@ def _open(
 ) -> tuple[Transport, str]:
     """Opens the chosen transport on all ranks, or, for `auto`, the first that opens on all of them."""
     if plan.transport is not None:
-        _open_everywhere(plan.transport, settings, context, deadline)
+        _open_everywhere(plan.transport, plan.transport.name, settings, context, deadline)
         return plan.transport, "chosen by the job"
-    names: Sequence[str] = decision["available"]
-    for name in names:
-        transport = get_transport(name)
+    return _open_first(decision["auto"], settings, context, deadline)
+
+
+def _open_first(
+    options: Sequence[Option], settings: GatherSettings, context: GroupContext, deadline: Deadline
+) -> tuple[Transport, str]:
+    """(all ranks) Opens the first option that opens on all ranks; returns it, and why it is that one."""
+    passed_over: list[str] = []
+    failure: SetupError | None = None
+    for option in options:
+        spec = option["spec"]
+        if option["reason"]:
+            passed_over.append(f"{spec}: {option['reason']}")
+            continue
+        transport = get_transport(spec)
         try:
-            _open_everywhere(transport, settings, context, deadline)
+            _open_everywhere(transport, spec, settings, context, deadline)
         except SetupError as exc:
-            if name == names[-1]:
-                raise
-            _log.warning("auto: %s did not open everywhere, trying the next: %s", name, exc)
+            failure = exc
+            passed_over.append(f"{spec} did not open: {exc}")
+            _log.warning("auto: %s", passed_over[-1])
         else:
-            why = "one rank" if context.world_size == 1 else "the first that all ranks can use"
-            return transport, f"auto: {why}"
-    raise SetupError(dict.fromkeys(range(context.world_size), "auto found no transport that all ranks can use"))
+            return transport, described(option, passed_over)
+    if failure is not None:
+        raise failure
+    text = "; ".join(["auto found no transport that all ranks can use", *passed_over])
+    raise SetupError(dict.fromkeys(range(context.world_size), text))
 
 
 def _opening(name: str, context: GroupContext) -> Ballot:
@@ -308,17 +339,21 @@ def _opening(name: str, context: GroupContext) -> Ballot:
     return Ballot(context.store, f"open/{name}", context.rank, context.world_size)
 
 
-def _open_everywhere(transport: Transport, settings: GatherSettings, context: GroupContext, deadline: Deadline) -> None:
-    """(all ranks) Opens and confirms; on a failure of any rank all close again and raise the same."""
-    ballot = _opening(transport.name, context)
-    store = ScratchStore(f"transport/{transport.name}", context.store)
+def _open_everywhere(
+    transport: Transport, name: str, settings: GatherSettings, context: GroupContext, deadline: Deadline
+) -> None:
+    """(all ranks) Opens and confirms, as the stage `name`; on a failure of any all close again and raise the same."""
+    ballot = _opening(name, context)
+    store = ScratchStore(f"transport/{name}", context.store)
     transport.taken = True
     transport.check_interrupt = ballot.check
     failure: Exception | None = None
     try:
         try:
             slot_nbytes = settings.slot_nbytes_for(context.world_size)
-            transport.open(replace(context, store=store), slot_nbytes, timeout_s=deadline.remaining_s())
+            # A rank may still be closing what did not open everywhere when another opens what comes next.
+            own = replace(context, store=store, scope=f"{context.scope}/{name}")
+            transport.open(own, slot_nbytes, timeout_s=deadline.remaining_s())
         except BaseException as exc:
             ballot.fail(summarize(exc), exc.missing if isinstance(exc, TransportTimeoutError) else ())
             if not isinstance(exc, Exception):

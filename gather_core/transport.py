@@ -44,6 +44,9 @@ class Capabilities:
     """Bytes cross a wire or a device, so that large payloads are checksummed too."""
     trust: Trust = Trust.DATA
     """CODE: what carries the bytes can execute code that a peer chose, whatever the codec; as unpickling does."""
+    lasting_views: bool = False
+    """What an exchange returns stays as it is until the next one, also where `slot` is called in between; so it can
+    be the transport inside a host that `hierarchical` joins with one between hosts."""
     shares_group: bool = False
     """It uses the job's own group, so never beside another collective of that group."""
 
@@ -81,9 +84,10 @@ class GroupContext:
     process_group: object = None
     """What the group is made of: the torch ProcessGroup, or whatever else the transport's `join` brings."""
     scope: str = ""
-    """As `open` gets it: names this Gatherer within the job, alike on all its ranks."""
+    """As `open` gets it: names this Gatherer and its transport within the job, alike on all its ranks."""
     hosts: tuple[int, ...] = ()
-    """As `open` gets it: the host of each group rank, as a number; the same on all ranks."""
+    """As `open` gets it: the host of each group rank, as a number; the same on all ranks. Where `join` returns it, the
+    ranks do not look for it themselves."""
 
 
 def _never() -> None:

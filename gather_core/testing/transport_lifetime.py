@@ -11,7 +11,7 @@ import pytest
 
 from gather_core.deadline import Deadline
 from gather_core.errors import GatherError, RemoteEncodeError, TransportError, UnknownPluginError
-from gather_core.registry import get_transport, transport_class
+from gather_core.registry import JOINT, get_transport, transport_class
 from gather_core.spec import parse_spec
 from gather_core.testing.member import SLOT_NBYTES, Member, caught
 from gather_core.testing.transport_suite import TransportSuite, call_verb, differing, exchange_slots, payload
@@ -41,11 +41,14 @@ class LifetimeClauses(TransportSuite):
     def test_the_spec_makes_an_equal_transport(self) -> None:
         """Every option that differs from the default is in `spec`, as the keyword that the constructor takes."""
         transport = self.make_transport()
-        (part,) = parse_spec(transport.spec)
-        assert part.name == transport.name, f"spec is {transport.spec!r}, but name is {transport.name!r}"
         required = [p for p in inspect.signature(type(transport)).parameters.values() if p.default is p.empty]
+        if required and type(transport) is transport_class(JOINT):
+            assert get_transport(transport.spec).spec == transport.spec
+            return
         if required:
             pytest.skip("its constructor needs an argument: it is not made from a spec")
+        (part,) = parse_spec(transport.spec)
+        assert part.name == transport.name, f"spec is {transport.spec!r}, but name is {transport.name!r}"
         again = type(transport)(**part.options)
         assert again.spec == transport.spec, f"the spec {transport.spec!r} makes a transport of spec {again.spec!r}"
         if _is_registered(type(transport)):

@@ -21,7 +21,7 @@ from gather_core.local_store import LocalStore
 from gather_transports.threads import ThreadGroup, ThreadRank
 from thread_gatherers import texts
 
-FACT: Fact = {"wire": 1, "codec": "pickle", "slot_nbytes": 1024, "available": ["a", "b"], "host": "x"}
+FACT: Fact = {"wire": 1, "codec": "pickle", "slot_nbytes": 1024, "auto": {}, "host": "x"}
 
 
 def vote_all(
@@ -55,7 +55,7 @@ def test_ranks_that_agree_get_one_decision_and_leave_no_key(world_size: int) -> 
     decisions = vote_all([FACT] * world_size, store=store)
     assert all(decision == decisions[0] for decision in decisions)
     assert isinstance(decisions[0], dict)
-    assert decisions[0]["available"] == ["a", "b"]
+    assert decisions[0]["hosts"] == [0] * world_size
     assert store._values == {}
 
 
@@ -70,8 +70,17 @@ def test_every_construction_has_a_nonce_of_its_own() -> None:
 
 
 def test_auto_may_choose_what_all_ranks_have_in_order() -> None:
-    decision = compare_facts([FACT, FACT | {"available": ["c", "b"]}, FACT | {"host": "y"}])
-    assert decision["available"] == ["b"]
+    first, second = {"where": "anywhere", "reason": None}, {"where": "one host", "reason": None}
+    fact = FACT | {"auto": {"a": first, "b": second, "c": first}}
+    decision = compare_facts([fact, fact | {"auto": {"c": first, "b": first}}, fact])
+    assert [(option["spec"], option["reason"]) for option in decision["auto"]] == [
+        ("a", "rank 1: not offered"),
+        ("b", ""),
+        ("c", ""),
+    ]
+    decision = compare_facts([fact, fact | {"host": "y", "auto": fact["auto"] | {"c": second}}, fact])
+    assert decision["hosts"] == [0, 1, 0]
+    assert [option["spec"] for option in decision["auto"]] == ["a"], "all ranks must find it fit"
 
 
 def test_a_failure_of_one_rank_is_raised_on_all_and_leaves_no_key() -> None:

@@ -23,7 +23,8 @@ from gather_core import (
 from gather_core.bell import StoreBell
 from gather_core.deadline import Deadline
 from gather_core.local_store import LocalBell, LocalStore
-from gather_core.notes import Answers, Notes, Position, explain
+from gather_core.notes import Notes
+from gather_core.positions import Answers, Position, explain
 from gather_transports.threads import ThreadGroup, ThreadRank
 
 RANKS = (0, 1, 2)
@@ -50,7 +51,7 @@ def test_a_rank_that_has_closed_its_gatherer_says_so_to_one_that_waits_for_it() 
             return str(raised.value)
 
     text, _ = values(2, body)
-    assert "rank 1 never entered it and closed its Gatherer after all_gather #1" in text
+    assert "rank 1 never entered all_gather #2 (it closed its Gatherer after #1)" in text
     assert "do some have fewer batches?" in text
 
 
@@ -95,7 +96,7 @@ def test_a_slow_function_of_run_is_named_as_such() -> None:
             return str(raised.value)
 
     text, _ = values(2, body)
-    assert "rank 1 is still running the function given to run #1 'val'" in text
+    assert "rank 1 never entered run #1 'val' (it is still running the function given to it)" in text
     assert "larger timeout_s" in text
 
 
@@ -123,7 +124,7 @@ def test_a_function_of_run_that_has_ended_is_named_no_more(failure: Exception | 
             rank_0_has_given_up.set()
             return str(raised.value)
 
-    assert "rank 1 never entered it and is done with run #2" in values(2, body)[0]
+    assert "rank 1 never entered all_gather #3 (it is at run #2)" in values(2, body)[0]
 
 
 def test_a_function_of_run_that_ends_by_an_interrupt_is_named_no_more() -> None:

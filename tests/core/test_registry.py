@@ -17,6 +17,7 @@ from gather_core import (
     FunctionCodec,
     Gatherer,
     SettingsError,
+    Transport,
     UnknownPluginError,
     distributions,
     register_codec,
@@ -28,6 +29,7 @@ from gather_core.registry import (
     get_codec,
     get_transport,
     transport_class,
+    transport_classes,
 )
 from gather_transports.single import SingleTransport
 
@@ -77,6 +79,8 @@ class BareCodec(PlainCodec):
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(names._codecs, "registered", {})
     monkeypatch.setattr(names._transports, "registered", {})
+    others = {name: point for name, point in names._transports._builtin.items() if name != "hierarchical"}
+    monkeypatch.setattr(names._transports, "_builtin", others)
     for codec in (PlainCodec, WrappingCodec, BareCodec):
         register_codec(codec.name, codec)
     return iter(())
@@ -156,6 +160,53 @@ def test_auto_is_a_known_transport_that_takes_nothing_and_is_nobody_elses_name()
         get_transport("auto:x=1")
     with pytest.raises(SettingsError, match="'auto' is reserved"):
         register_transport("auto", SingleTransport, replace=True)
+
+
+class JointTransport(SingleTransport):
+    """Joins two others."""
+
+    name = "hierarchical"
+
+    def __init__(self, inner: Transport, outer: Transport) -> None:
+        super().__init__()
+        self.joined = (inner, outer)
+
+
+def test_two_transports_are_joined_the_one_inside_a_host_first() -> None:
+    with pytest.raises(
+        UnknownPluginError, match=r"'threads\+gloo': what joins two, .*'hierarchical', is not installed"
+    ):
+        get_transport("threads+gloo")
+    register_transport("hierarchical", JointTransport)
+    joint = get_transport("threads+gloo:chunk_nbytes=4096")
+    assert isinstance(joint, JointTransport)
+    assert [part.spec for part in joint.joined] == ["threads", "gloo:chunk_nbytes=4096"]
+    assert [cls.name for cls in transport_classes("threads+gloo")] == ["hierarchical", "threads", "gloo"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ("threads+gloo+gloo", "joins two transports, one inside a host and one between hosts"),
+        ("threads+auto", "'auto' stands alone"),
+        ("hierarchical", "'hierarchical' joins two others: name those"),
+        ("threads+gloo:speed=1", "it takes: "),
+        ("threads+glo", "Did you mean 'gloo'"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused_by_name(spec: str, text: str) -> None:
+    register_transport("hierarchical", JointTransport)
+    with pytest.raises((SettingsError, UnknownPluginError), match=re.escape(text)):
+        get_transport(spec)
+
+
+def test_a_transport_that_joins_less_or_more_than_two_is_refused_with_the_reason() -> None:
+    class OneTransport(SingleTransport):
+        name = "hierarchical"
+
+    register_transport("hierarchical", OneTransport)
+    with pytest.raises(SettingsError, match="'hierarchical' cannot follow another part"):
+        get_transport("threads+gloo")
 
 
 @pytest.mark.parametrize(
@@ -362,12 +413,6 @@ def test_entry_points_are_not_looked_for_again_for_every_construction(
     monkeypatch.setattr(distributions, "offers", None)
     assert get_transport("often").name == "often"
     get_codec("pickle")
-
-
-def test_transports_are_not_joined_with_plus() -> None:
-    assert isinstance(get_transport("single"), SingleTransport)
-    with pytest.raises(SettingsError, match="single\\+threads"):
-        get_transport("single+threads")
 
 
 def test_a_registered_codec_is_used_by_name() -> None:

@@ -19,7 +19,7 @@ from gather_core.handshake import Fact
 from gather_transports.threads import ThreadGroup, ThreadRank, ThreadsTransport
 from thread_gatherers import texts
 
-FACT: Fact = {"wire": 1, "codec": "pickle", "slot_nbytes": 1024, "available": ["a", "b"], "host": "x"}
+FACT: Fact = {"wire": 1, "codec": "pickle", "slot_nbytes": 1024, "auto": {}, "host": "x"}
 
 
 class NoteCodec(Codec):

@@ -26,6 +26,7 @@ from gather_core import (
     TransportTimeoutError,
 )
 from rank_pool import RankOutcome, RankPool, reached, store_address
+from store_calls import store_calls
 
 
 def errors_of(outcomes: Sequence[RankOutcome]) -> list[type[BaseException | None]]:
@@ -140,7 +141,7 @@ def test_a_late_rank_is_named_with_where_it_is(pool: RankPool, slot_nbytes: int)
 
     outcomes = pool.run(3, body)
     for outcome in outcomes:
-        assert "rank 1 never entered it and is done with all_gather #1 'train'" in outcome.value
+        assert "rank 1 never entered all_gather #2 'val' (it is at #1 'train')" in outcome.value
     assert max(outcomes[0].seconds, outcomes[2].seconds) < 4
 
 
@@ -154,7 +155,7 @@ def test_another_operation_or_tag_is_a_desync_on_every_rank(pool: RankPool) -> N
 
     outcomes = pool.run(3, body)
     assert errors_of(outcomes) == [DesyncError] * 3
-    assert "rank 1 is in gather #1" in str(outcomes[0].error)
+    assert "rank 1 never entered all_gather #1 'loss' (it is in gather #1, round 1)" in str(outcomes[0].error)
 
 
 def test_two_gatherers_in_crossed_order_neither_mix_nor_hang(pool: RankPool) -> None:
@@ -167,7 +168,7 @@ def test_two_gatherers_in_crossed_order_neither_mix_nor_hang(pool: RankPool) -> 
         return str(caught.value)
 
     outcomes = pool.run(3, body)
-    assert "rank 1 never entered it and has called nothing yet" in outcomes[0].value
+    assert "rank 1 never entered all_gather #1 (it has called nothing yet)" in outcomes[0].value
     assert max(outcome.seconds for outcome in outcomes) < 8
 
 
@@ -254,6 +255,57 @@ def test_a_stopped_rank_is_reported_as_silent(pool: RankPool) -> None:
     assert isinstance(outcomes[1].error, TransportError)
 
 
+def test_a_rank_that_stops_inside_round_2_is_missed_by_name_operation_and_tag(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> None:
+        gatherer = Gatherer(transport="gloo", timeout_s=2)
+        gatherer.all_gather(0, tag="train")
+        if rank == 1:
+            stop_before(gatherer, "all_gather_exact")
+        gatherer.all_gather(bytes(8 << 20), tag="val")
+
+    running = pool.start(3, body)
+    deadline = time.monotonic() + 20
+    while not {0, 2} <= running.finished() and time.monotonic() < deadline:
+        running.poll()
+    os.kill(running.pid(1), signal.SIGCONT)
+    outcomes = running.wait()
+    errors = [outcomes[rank].error for rank in (0, 2)]
+    assert any(isinstance(error, TransportTimeoutError) for error in errors), errors
+    for error in errors:
+        assert isinstance(error, TransportTimeoutError | AbortedError)
+        assert "all_gather #2 'val', round 2: " in str(error)
+        assert "no sign of life from rank 1" in str(error)
+        if isinstance(error, TransportTimeoutError):
+            assert (error.missing, error.behind) == ((1,), ())
+    assert isinstance(outcomes[1].error, TransportError)
+
+
+def stop_before(gatherer: Gatherer, verb: str) -> None:
+    """Makes this rank stop, as by SIGSTOP, before its next call of a verb of the transport."""
+    transport: Any = gatherer.transport
+    call = getattr(transport, verb)
+
+    def stopped(*args: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return call(*args, **options)
+
+    setattr(transport, verb, stopped)
+
+
+def test_a_healthy_run_asks_and_tells_the_store_nothing(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> list[str]:
+
+        with Gatherer(transport="gloo", timeout_s=20) as gatherer:
+            gatherer.all_gather(0)
+            with store_calls() as calls:
+                for step in range(5):
+                    gatherer.all_gather(bytes((1 << 20) * step), tag="x")
+            gatherer.all_gather(1)
+            return list(calls)
+
+    assert pool.values(2, body) == [[], []]
+
+
 def init_with_the_store_on_rank_0(rank: int, world_size: int) -> None:
     """For bodies without a process group: makes one whose store dies or stops with rank 0."""
     import torch.distributed as dist
@@ -329,8 +381,7 @@ def test_ranks_that_have_left_the_with_block_are_not_reported_as_dead(pool: Rank
 
     text = pool.values(3, body)[0]
     assert "no sign of life" not in text
-    for rank in (1, 2):
-        assert f"rank {rank} never entered it and closed its Gatherer after all_gather #1" in text
+    assert "ranks 1-2 never entered all_gather #2 (they closed their Gatherer after #1)" in text
 
 
 def test_a_forked_child_that_constructs_on_the_parents_group_is_refused_and_the_parents_stay_in_step(

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from gather_core import Gatherer, SetupError, SlotOverflowError
+from gather_core import Gatherer, GroupContext, SetupError, SlotOverflowError, auto_choice, registry
+from gather_core.auto_choice import Candidate
+from gather_transports.gloo import GlooTransport
 from rank_pool import RankPool
 
 TWO_ROUNDS = "gloo:hub_up_to_nbytes=0,all_to_all_up_to_nbytes=0,chunk_nbytes=4096"
@@ -170,6 +172,34 @@ def test_random_sizes_on_all_ranks_stay_in_order(pool: RankPool, transport: str)
         return True
 
     assert pool.values(4, body, transport) == [True] * 4
+
+
+class QuickTransport(GlooTransport):
+    """What `auto` would rather have."""
+
+    name = "quick_in_test"
+
+    def open(self, context: GroupContext, slot_nbytes: int, *, timeout_s: float) -> None:
+        if context.rank == 1:
+            raise OSError("no room for it")
+        super().open(context, slot_nbytes, timeout_s=timeout_s)
+
+
+def test_where_auto_cannot_open_the_best_on_one_rank_all_take_the_next_and_say_why(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> str:
+        order = (Candidate("quick_in_test", "anywhere"), Candidate("gloo", "anywhere"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(auto_choice, "AUTO_ORDER", order)
+            patch.setattr(registry._transports, "registered", {"quick_in_test": QuickTransport})
+            with Gatherer(timeout_s=30) as gatherer:
+                assert gatherer.all_gather(rank) == list(range(world_size))
+                return gatherer.describe()
+
+    for text in pool.values(3, body):
+        assert (
+            "transport gloo (auto: gloo, the first that all 3 ranks can use; "
+            "quick_in_test did not open: rank 1 could not set up: OSError: no room for it)"
+        ) in text
 
 
 def test_a_job_of_several_ranks_is_not_split_by_a_transport_for_one(pool: RankPool) -> None:

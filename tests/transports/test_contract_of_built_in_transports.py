@@ -12,6 +12,7 @@ from gather_core.testing.transport_contract import TransportContract
 from gather_core.testing.transport_exchanges import ExchangeClauses
 from gather_transports.device_ops import CpuOps
 from gather_transports.gloo import GlooTransport
+from gather_transports.shm import ShmTransport
 from gather_transports.single import SingleTransport
 from gather_transports.threads import ThreadGroup, ThreadsTransport
 from gather_transports.torch_collective import Algorithm, TorchCollectiveTransport
@@ -74,6 +75,29 @@ class InProcesses(ExchangeClauses):
             body(join_process_group(None))
 
         self.pool.values(world_size, on_rank, timeout_s=self.scenario_timeout_s)
+
+
+class TestShm(TransportContract):
+    """Its ranks are threads here; in processes below."""
+
+    world_sizes = (1, 2, 3, 4)
+
+    def make_transport(self) -> Transport:
+        return ShmTransport()
+
+
+class TestShmInAFolder(TransportContract):
+    world_sizes = (2,)
+
+    def make_transport(self) -> Transport:
+        return ShmTransport(folder="/dev/shm", keep_nbytes=0)
+
+
+class TestShmInProcesses(InProcesses):
+    world_sizes = (2, 4)
+
+    def make_transport(self) -> Transport:
+        return ShmTransport()
 
 
 class TestGlooInProcesses(InProcesses):

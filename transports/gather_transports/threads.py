@@ -51,10 +51,10 @@ class ThreadGroup:
             thread.join()
         return outcomes
 
-    def hub(self, scope: str) -> "_Hub":
-        """The meeting point of one Gatherer's ranks."""
+    def hub(self, scope: str, world_size: int) -> "_Hub":
+        """The meeting point of so many ranks of one Gatherer."""
         with self._lock:
-            return self._hubs.setdefault(scope, _Hub(self.world_size))
+            return self._hubs.setdefault(scope, _Hub(world_size))
 
     def drop_hub(self, scope: str) -> None:
         """Forgets it; ranks that hold it go on using it."""
@@ -91,7 +91,9 @@ class ThreadsTransport(Transport):
     """Each rank publishes a view of its own buffer; readers borrow it. No byte is copied."""
 
     name = "threads"
-    capabilities = Capabilities(locality="process", elastic_slots=True, death_detection="timeout", crosses_wire=False)
+    capabilities = Capabilities(
+        locality="process", elastic_slots=True, death_detection="timeout", crosses_wire=False, lasting_views=True
+    )
 
     def __init__(self) -> None:
         self._hub = _Hub(0)
@@ -121,6 +123,7 @@ class ThreadsTransport(Transport):
             ranks=tuple(range(team.world_size)),
             name=team.name,
             process_group=team,
+            hosts=(0,) * team.world_size,
         )
 
     def open(self, context: GroupContext, slot_nbytes: int, *, timeout_s: float) -> None:
@@ -131,7 +134,7 @@ class ThreadsTransport(Transport):
         self._rank = context.rank
         self._slot_nbytes = slot_nbytes
         self._buffers = [aligned_buffer(slot_nbytes), aligned_buffer(slot_nbytes)]
-        self._hub = self._group.hub(context.scope)
+        self._hub = self._group.hub(context.scope, context.world_size)
 
     @property
     def rank(self) -> int:

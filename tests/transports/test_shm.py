@@ -1,0 +1,316 @@
+"""Shared memory within one process: how ranks find each other, what they refuse, and what an exchange leaves."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gather_core.errors import SettingsError, TransportError, TransportTimeoutError
+from gather_core.registry import get_transport
+from gather_core.testing.thread_ranks import local_contexts
+from gather_core.transport import GroupContext, PeerState
+from gather_transports import semaphores, shared_file, shm_rendezvous, shm_wait
+from gather_transports.process_life import Birth, ProcessLife, own_birth
+from gather_transports.shm import ShmTransport
+from gather_transports.shm_control import ControlBlock, Leave, control_nbytes, create_control
+from gather_transports.shm_rendezvous import Note, may_spin
+
+SLOT = 1024
+
+
+def on_all(contexts: list[GroupContext], body: Callable[[ShmTransport], object]) -> list[Any]:
+    """What `body` returns or raises on each rank, with an open transport; ranks are threads."""
+    outcomes: list[Any] = [None] * len(contexts)
+    all_open = threading.Barrier(len(contexts))
+
+    def run_rank(context: GroupContext) -> None:
+        transport = ShmTransport()
+        try:
+            transport.open(context, SLOT, timeout_s=2)
+            all_open.wait(10)
+            outcomes[context.rank] = body(transport)
+        except Exception as exc:
+            outcomes[context.rank] = exc
+        finally:
+            transport.close()
+
+    threads = [threading.Thread(target=run_rank, args=(context,)) for context in contexts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+@contextmanager
+def new_file() -> Iterator[int]:
+    fd = shared_file.create_file("")
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def test_options_are_in_the_spec() -> None:
+    assert ShmTransport().spec == "shm"
+    transport = get_transport("shm:folder='/dev/shm',keep_nbytes=0")
+    assert isinstance(transport, ShmTransport)
+    assert get_transport(transport.spec).spec == transport.spec
+    with pytest.raises(SettingsError, match="keep_nbytes must be at least 0, not -1"):
+        ShmTransport(keep_nbytes=-1)
+
+
+def test_it_says_what_a_system_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ShmTransport.unavailable(None) is None
+    with monkeypatch.context() as patch:
+        patch.delattr(os, "memfd_create")
+        assert ShmTransport.unavailable(None) == "this system has no memfd_create"
+    with monkeypatch.context() as patch:
+        patch.setattr(semaphores, "_quick", object())
+        assert ShmTransport.unavailable(None) == "this system's C library has no sem_init"
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "exists", lambda path: False)
+        assert "there is no /proc" in str(ShmTransport.unavailable(None))
+
+
+def test_ranks_on_other_hosts_are_named() -> None:
+    contexts = [replace(context, hosts=(0, 0, 1)) for context in local_contexts(3)]
+    assert ShmTransport.unavailable(contexts[0]) == "not on the host of rank 0: rank 2"
+    assert all(isinstance(outcome, TransportError) for outcome in on_all(contexts, lambda transport: None))
+
+
+def test_ranks_that_do_not_come_to_open_are_named() -> None:
+    with pytest.raises(TransportTimeoutError, match=r"ranks 1-2 did not come to shared memory in 0\.2 s") as caught:
+        ShmTransport().open(local_contexts(3)[0], SLOT, timeout_s=0.2)
+    assert caught.value.missing == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [("uid", "another user than that of rank"), ("pid_namespace", "in another PID namespace than rank")],
+)
+def test_ranks_that_cannot_share_memory_are_named(monkeypatch: pytest.MonkeyPatch, field: str, message: str) -> None:
+    own_note = shm_rendezvous.own_note
+
+    def note(region: shared_file.FileAddress, control: shared_file.FileAddress | None) -> Note:
+        made = own_note(region, control)
+        vars(made)[field] += control is not None
+        return made
+
+    monkeypatch.setattr("gather_transports.shm_group.own_note", note)
+    outcomes = on_all(local_contexts(3), lambda transport: None)
+    assert str(outcomes[0]).endswith(": ranks 1-2")
+    assert str(outcomes[1]).endswith(": rank 0")
+    assert all(isinstance(outcome, TransportError) and message in str(outcome) for outcome in outcomes)
+
+
+def test_a_file_that_others_may_read_is_refused() -> None:
+    with new_file() as fd:
+        os.fchmod(fd, 0o644)
+        with pytest.raises(TransportError, match="mode 0644 instead of 0600"):
+            shared_file.attach_file(shared_file.address_of(fd), writable=False)
+
+
+def test_a_file_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with new_file() as fd:
+        monkeypatch.setattr(os, "geteuid", lambda: 4242)
+        with pytest.raises(TransportError, match=r"belongs to user \d+, not to 4242"):
+            shared_file.attach_file(shared_file.address_of(fd), writable=False)
+
+
+def test_a_descriptor_that_is_something_else_by_now_is_refused_and_not_opened() -> None:
+    with new_file() as fd:
+        address = shared_file.address_of(fd)
+    read_end, write_end = os.pipe()
+    try:
+        with pytest.raises(TransportError, match="is not the memory that was announced"):
+            shared_file.attach_file(replace(address, fd=read_end), writable=False)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+def test_files_have_no_name_and_belong_to_this_user_alone(tmp_path: Any) -> None:
+    for folder in ("", str(tmp_path)):
+        fd = shared_file.create_file(folder)
+        try:
+            assert os.fstat(fd).st_mode & 0o777 == 0o600
+            assert os.fstat(fd).st_nlink == 0
+            assert not os.get_inheritable(fd)
+        finally:
+            os.close(fd)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kernel_without_the_newest_flags_serves_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = os.memfd_create
+
+    def old(name: str, flags: int) -> int:
+        if flags & 0x8:
+            raise OSError(22, "Invalid argument")
+        return create(name, flags)
+
+    monkeypatch.setattr(os, "memfd_create", old)
+    with new_file() as fd:
+        assert os.fstat(fd).st_mode & 0o777 == 0o600
+
+
+def test_spinning_needs_a_processor_and_a_process_for_every_rank() -> None:
+    address = shared_file.FileAddress(1, 2, 3, 4)
+
+    def note(pid: int, cpus: list[int]) -> Note:
+        return Note(Birth(pid, 7), 1, 0, cpus, address, None)
+
+    assert may_spin([note(1, [0, 1]), note(2, [0, 1])])
+    assert may_spin([note(1, [0]), note(2, [1])]), "each is bound to its own"
+    assert not may_spin([note(1, [0]), note(2, [0])])
+    assert not may_spin([note(1, [0, 1]), note(1, [0, 1])]), "threads of one process"
+    assert not may_spin([note(pid, [0, 1]) for pid in range(3)])
+
+
+def test_a_farewell_is_heard_by_all_and_the_first_counts() -> None:
+    with new_file() as fd:
+        create_control(fd, 3)
+        assert os.fstat(fd).st_size == control_nbytes(3)
+        ranks = [ControlBlock(fd, rank, 3) for rank in range(3)]
+    assert [ranks[0].farewell(rank) for rank in range(3)] == [None] * 3
+    ranks[1].say_farewell(Leave.ABORTED, "\u00fc" * 2000)
+    ranks[1].say_farewell(Leave.CLOSED, "again")
+    for _ in range(2):
+        for reader in (ranks[0], ranks[2]):
+            kind, text = reader.farewell(1) or (None, "")
+            assert kind is Leave.ABORTED
+            assert text.startswith("\u00fc" * 400)
+    assert ranks[1].farewell(0) is None
+
+
+def test_tokens_are_of_one_writer_and_one_reader() -> None:
+    with new_file() as fd:
+        create_control(fd, 3)
+        ranks = [ControlBlock(fd, rank, 3) for rank in range(3)]
+    semaphores.post(ranks[0].token(0, 2))
+    others = [(w, r) for w in range(3) for r in range(3) if (w, r) != (0, 2)]
+    assert all(semaphores.try_wait(ranks[1].token(*pair)) for pair in others)
+    assert semaphores.wait(ranks[2].token(0, 2), 5)
+    assert not semaphores.wait(ranks[2].token(0, 2), 0.01), "it is taken"
+
+
+@pytest.mark.parametrize("has_clock_wait", [True, False])
+def test_a_sleep_ends_in_time_and_with_a_token(monkeypatch: pytest.MonkeyPatch, has_clock_wait: bool) -> None:
+    if not has_clock_wait:
+        monkeypatch.setattr(semaphores, "_clock_wait", None)
+    with new_file() as fd:
+        create_control(fd, 1)
+        control = ControlBlock(fd, 0, 1)
+    token = control.token(0, 0)
+    assert not semaphores.wait(token, 0.02)
+    giver = threading.Timer(0.02, semaphores.post, (token,))
+    giver.start()
+    assert semaphores.wait(token, 20)
+    giver.join()
+
+
+def test_views_outlive_the_transport() -> None:
+    def body(transport: ShmTransport) -> list[memoryview]:
+        transport.slot(5000)[:5000] = bytes([transport.rank]) * 5000
+        views = list(transport.all_gather_slots(5000, timeout_s=5))
+        transport.close()
+        return views
+
+    for views in on_all(local_contexts(2), body):
+        assert [bytes(view) for view in views] == [bytes([rank]) * 5000 for rank in range(2)]
+
+
+def test_thousands_of_exchanges_of_all_sizes_leave_nothing() -> None:
+    def body(transport: ShmTransport) -> int:
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(1500):
+            nbytes = 100 if number % 5 else 2000 + 1777 * (number % 37)
+            transport.slot(nbytes)[:1] = bytes([number % 251])
+            views = transport.all_gather_slots(nbytes, timeout_s=10)
+            assert [view[0] for view in views] == [number % 251] * 2
+        return len(os.listdir("/proc/self/fd")) - before
+
+    for grown in on_all(local_contexts(2), body):
+        assert grown <= 16, "one mapping per area and side, of two ranks"
+
+
+def test_states_of_peers_and_of_a_closed_transport() -> None:
+    assert on_all(local_contexts(2), lambda transport: transport.peers()) == [[PeerState.ALIVE] * 2] * 2
+    transport = ShmTransport()
+    assert transport.peers() == []
+    with pytest.raises(TransportError, match="not open"):
+        transport.slot(1)
+    transport.close()
+    with pytest.raises(TransportError, match="closed"):
+        transport.all_gather_slots(1, timeout_s=1)
+
+
+def test_what_a_peer_claims_and_has_not_is_an_error() -> None:
+    def body(transport: ShmTransport) -> object:
+        transport._is_large = transport.rank == 1
+        return transport.all_gather_slots(1 << 50, timeout_s=5)
+
+    outcomes = on_all(local_contexts(2), body)
+    assert isinstance(outcomes[0], TransportError)
+    assert f"the {1 << 50} bytes of rank 1 cannot be mapped here" in str(outcomes[0])
+    assert [len(view) for view in outcomes[1]] == [SLOT, 0], "it has nothing there"
+
+
+def test_a_process_that_ends_is_seen_with_a_pidfd_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = own_birth()
+    assert not ProcessLife(own).is_dead()
+    assert ProcessLife(replace(own, started=own.started - 1)).is_dead(), "a later process of the same pid"
+    assert ProcessLife(Birth((1 << 22) - 1, 5)).is_dead(), "no such process"
+    for has_pidfd in (True, False):
+        with monkeypatch.context() as patch:
+            if not has_pidfd:
+                patch.setattr(os, "pidfd_open", lambda pid: (_ for _ in ()).throw(OSError(38, "no")))
+            child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+            with open(f"/proc/{child.pid}/stat", "rb") as file:
+                started = int(file.read().rpartition(b")")[2].split()[19])
+            life = ProcessLife(Birth(child.pid, started))
+            assert not life.is_dead()
+            child.kill()
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie is dead
+            assert life.is_dead()
+            child.communicate()
+            assert life.is_dead()
+            life.close()
+            life.close()
+
+
+def test_spinning_ends_where_it_is_in_vain_and_gets_another_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    with new_file() as fd:
+        create_control(fd, 2)
+        control = ControlBlock(fd, 0, 2)
+    num_looks = 0
+
+    def count(token: semaphores.Semaphore) -> int:
+        nonlocal num_looks
+        num_looks += 1
+        return int(semaphores.try_wait(token))
+
+    monkeypatch.setattr(shm_wait, "try_wait", count)
+    life = ProcessLife(own_birth())
+    waiting = shm_wait.PeerWait(control, 0, {1: life}, may_spin=True)
+    (token,) = waiting.tokens
+    looks: list[int] = []
+    for _ in range(20):
+        num_looks = 0
+        with pytest.raises(TransportTimeoutError):
+            waiting.wait_from(token, 0.001, lambda: None)
+        looks.append(num_looks)
+    life.close()
+    assert looks[0] > 100
+    assert looks[8:15] == [1] * 7
+    assert looks[15] > 100
+    assert looks[16:] == [1] * 4
+    semaphores.post(control.token(1, 0))
+    waiting.wait_from(token, 1, lambda: None)

@@ -1,0 +1,125 @@
+"""One rank's place in a shared-memory group: its own memory, that of its peers, and how it waits for them."""
+
+import os
+from collections.abc import Callable, Sequence
+
+from gather_core.errors import TransportError
+from gather_core.transport import GroupContext
+from gather_transports.process_life import ProcessLife
+from gather_transports.shared_file import FileAddress, address_of, attach_file, create_file
+from gather_transports.shm_control import ControlBlock, Leave, create_control
+from gather_transports.shm_region import OwnRegion, PeerRegion
+from gather_transports.shm_rendezvous import Note, exchange_notes, may_spin, own_note
+from gather_transports.shm_wait import PeerWait
+
+
+class ShmGroup:
+    """What is there once the group is connected; nothing of it outlives `close`, but for views still in use."""
+
+    def __init__(
+        self,
+        context: GroupContext,
+        slot_nbytes: int,
+        folder: str,
+        keep_nbytes: int,
+        timeout_s: float,
+        check_interrupt: Callable[[], None],
+    ) -> None:
+        """(all ranks) Connects.
+
+        Raises:
+            TransportError: Some rank did not come, or its memory cannot be had; nothing is left behind.
+            OSError: No memory or descriptors; nothing is left behind.
+            BaseException: What `check_interrupt` raises, or a signal's handler.
+        """
+        self.rank = context.rank
+        self.world_size = context.world_size
+        self._fds: list[int] = []
+        self._lives: dict[int, ProcessLife] = {}
+        try:
+            self.own = OwnRegion(self._create(folder), slot_nbytes, keep_nbytes)
+            region = address_of(self._fds[0])
+            control = self._create_control(folder) if self.rank == 0 else None
+            notes = exchange_notes(context, own_note(region, control), timeout_s, check_interrupt)
+            self._attach(notes, slot_nbytes)
+        except BaseException:
+            self._release()
+            raise
+
+    def _create(self, folder: str) -> int:
+        self._fds.append(create_file(folder))
+        return self._fds[-1]
+
+    def _create_control(self, folder: str) -> FileAddress:
+        fd = self._create(folder)
+        create_control(fd, self.world_size)
+        return address_of(fd)
+
+    def _attach(self, notes: Sequence[Note], slot_nbytes: int) -> None:
+        control = notes[0].control
+        if control is None:
+            raise TransportError("rank 0 has published no control block")
+        self.control = ControlBlock(self._open(0, control, writable=True), self.rank, self.world_size)
+        self.peers: dict[int, PeerRegion] = {}
+        for rank, note in enumerate(notes):
+            if rank != self.rank:
+                self.peers[rank] = PeerRegion(self._open(rank, note.region, writable=False), slot_nbytes)
+                self._lives[rank] = ProcessLife(note.birth)
+        self.wait = PeerWait(self.control, self.rank, self._lives, may_spin=may_spin(notes))
+        self.given = [self.control.token(self.rank, peer) for peer in self.peers]
+        """The tokens that this rank gives, one to each peer."""
+        self.extents = self.control.extents
+        self.no_extents = memoryview(bytes(8 * self.world_size)).cast("Q")
+        self.views = (self._slots_of(0), self._slots_of(1))
+        """The slots of all ranks in even and odd exchanges, read-only."""
+
+    def _open(self, rank: int, address: FileAddress, *, writable: bool) -> int:
+        try:
+            self._fds.append(attach_file(address, writable=writable))
+        except TransportError as exc:
+            raise TransportError(f"rank {rank}: {exc}") from exc
+        return self._fds[-1]
+
+    def _slots_of(self, turn: int) -> tuple[memoryview, ...]:
+        peers, own = self.peers, self.own.slots[turn].toreadonly()
+        return tuple(own if rank == self.rank else peers[rank].slots[turn] for rank in range(self.world_size))
+
+    def large_views(self, turn: int) -> tuple[memoryview, ...]:
+        """As `views`, where some ranks have used their area.
+
+        Raises:
+            TransportError: What a peer has put there cannot be mapped.
+        """
+        views = list(self.views[turn])
+        for rank, nbytes in enumerate(self.extents[turn]):
+            if nbytes:
+                views[rank] = self._large_view(rank, turn, nbytes)
+        return tuple(views)
+
+    def _large_view(self, rank: int, turn: int, nbytes: int) -> memoryview:
+        if rank == self.rank:
+            return self.own.written(turn, nbytes)
+        try:
+            return self.peers[rank].large_slot(turn, nbytes)
+        except (OSError, ValueError) as exc:
+            raise TransportError(f"the {nbytes} bytes of rank {rank} cannot be mapped here: {exc}") from exc
+
+    def leave(self, kind: Leave, text: str) -> None:
+        """Tells the peers; from any thread."""
+        self.wait.given_up = text
+        self.control.say_farewell(kind, text)
+
+    def are_dead(self) -> dict[int, bool]:
+        """For each peer, whether its process has ended."""
+        return {rank: life.is_dead() for rank, life in self._lives.items()}
+
+    def close(self) -> None:
+        """Lets go of everything; the mappings end with their last view. Never raises."""
+        self._release()
+
+    def _release(self) -> None:
+        fds, self._fds = self._fds, []
+        for fd in fds:
+            os.close(fd)
+        for life in self._lives.values():
+            life.close()
