@@ -186,6 +186,7 @@ _transports = _Plugins(
     {
         "all_gather_object": "gather_transports.torch_objects:AllGatherObjectTransport",
         "gloo": "gather_transports.gloo:GlooTransport",
+        "mpi": "gather_transports.mpi:MpiTransport",
         "nccl": "gather_transports.nccl:NcclTransport",
         "single": "gather_transports.single:SingleTransport",
         "threads": "gather_transports.threads:ThreadsTransport",

@@ -18,9 +18,10 @@ from gather_core.errors import (
     summarize,
 )
 from gather_core.handshake import Ballot, Decision, Fact, always_fine, compare_facts, group_id
+from gather_core.launched import belongs_to_mpi, is_communicator, warn_if_alone
 from gather_core.local_store import ScopedStore
 from gather_core.notes import Notes
-from gather_core.process_group import global_rank, is_initialized, join_process_group, warn_if_alone
+from gather_core.process_group import global_rank, is_initialized
 from gather_core.registry import AUTO, get_codec, get_transport, transport_class
 from gather_core.scratch_store import ScratchStore
 from gather_core.settings import FORBID_CODE, GatherSettings, code_is_forbidden
@@ -32,8 +33,9 @@ _log = logging.getLogger("gather_core")
 
 _SETUP = "setup"
 _TIDY_WITHIN_S = 1.0
-AUTO_ORDER = ("gloo",)
-"""What `auto` tries for more than one rank, best first."""
+AUTO_ORDER = ("mpi", "gloo")
+"""What `auto` tries for more than one rank, best first; `mpi` is there only for the ranks of an MPI communicator."""
+_WHY_CHOSEN = {"mpi": "the ranks are those of an MPI communicator"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def connect(settings: GatherSettings, group: object) -> Connection:
             the original is `__cause__`.
     """
     try:
-        shared, number = run_bounded(lambda: _arrive(settings.transport, group), _timeout_s(settings, None))
+        shared, number = _arrive_within(settings.transport, group, _timeout_s(settings, None))
     except (TypeError, SettingsError) as exc:
         problem = _problem(settings)
         if isinstance(exc, TypeError):
@@ -154,7 +156,7 @@ def _report_bad_group(exc: Exception) -> None:
     if not is_initialized():
         return
     try:
-        world, number = run_bounded(lambda: _arrive(AUTO, None), _TIDY_WITHIN_S)
+        world, number = _arrive_within(AUTO, None, _TIDY_WITHIN_S)
     except (TimeoutError, RuntimeError) as silent:
         _log.warning("the other ranks were not told that this one got no group: %s", summarize(silent))
         return
@@ -162,10 +164,11 @@ def _report_bad_group(exc: Exception) -> None:
     ballot.fail(summarize(exc))
 
 
-def _arrive(transport: object, group: object) -> tuple[GroupContext, int]:
+def _arrive_within(transport: object, group: object, timeout_s: float) -> tuple[GroupContext, int]:
     """Returns this rank's place in the group, and the number of this Gatherer on it."""
-    shared = _join(transport, group)
-    return shared, _take_number(shared)
+    deadline = Deadline(timeout_s)
+    shared = _join_within(transport, group, timeout_s)
+    return shared, run_bounded(lambda: _take_number(shared), deadline.remaining_s())
 
 
 def _take_number(shared: GroupContext) -> int:
@@ -186,19 +189,29 @@ def _arrivals(rank: int) -> str:
     return f"arrivals/{rank}"
 
 
-def _join(transport: object, group: object) -> GroupContext:
+def _join_within(transport: object, group: object, timeout_s: float) -> GroupContext:
     """Finds out who this rank is; a bad transport is no reason to fail here, as round 0 tells the others of it."""
     if isinstance(transport, Transport):
-        return transport.join(group)
+        return transport.join_within(group, timeout_s=timeout_s)
     name = transport.partition(":")[0] if isinstance(transport, str) else AUTO
-    if name == AUTO and group is None and not is_initialized():
-        name = "single"
-        warn_if_alone()
     try:
-        chosen = Transport if name == AUTO else transport_class(name)
+        joiner = _joiner_of_auto(group) if name == AUTO else transport_class(name)
     except GatherError:
-        return join_process_group(group) if is_initialized() else transport_class("single").join(None)
-    return chosen.join(group)
+        group = group if is_initialized() or is_communicator(group) else None
+        joiner = _joiner_of_auto(group)
+    return joiner.join_within(group, timeout_s=timeout_s)
+
+
+def _joiner_of_auto(group: object) -> type[Transport]:
+    """Who knows the ranks: torch where it has a process group, MPI where that has started this process, or nobody."""
+    if is_communicator(group):
+        return transport_class("mpi")
+    if group is not None or is_initialized():
+        return Transport
+    if belongs_to_mpi():
+        return transport_class("mpi")
+    warn_if_alone()
+    return transport_class("single")
 
 
 def _timeout_s(settings: GatherSettings, context: GroupContext | None) -> float:
@@ -298,7 +311,7 @@ def _open(
                 raise
             _log.warning("auto: %s did not open everywhere, trying the next: %s", name, exc)
         else:
-            why = "one rank" if context.world_size == 1 else "the first that all ranks can use"
+            why = "one rank" if context.world_size == 1 else _WHY_CHOSEN.get(name, "the first that all ranks can use")
             return transport, f"auto: {why}"
     raise SetupError(dict.fromkeys(range(context.world_size), "auto found no transport that all ranks can use"))
 
