@@ -93,12 +93,14 @@ class MpiTransport(Transport):
 
     def _make_memory(self) -> None:
         """Rows as they are sent, a length, padded, and the slot; rows of all ranks; room for what is longer."""
+        from mpi4py import MPI
+
         world_size = self._world_size
         self._row_nbytes = min(ALIGNMENT + self._slot_nbytes, _ROW_NBYTES)
         self._own = aligned_buffer(ALIGNMENT + self._slot_nbytes)
-        self._own_row = self._own[: self._row_nbytes]
         self._slot = self._own[ALIGNMENT:]
         self._rows = aligned_buffer(world_size * self._row_nbytes)
+        self._row_specs = [self._own[: self._row_nbytes], MPI.BYTE], [self._rows, MPI.BYTE]
         self._starts = range(0, world_size * self._row_nbytes, self._row_nbytes)
         read_only = self._rows.toreadonly()
         self._heads = [read_only[start + ALIGNMENT : start + self._row_nbytes] for start in self._starts]
@@ -119,7 +121,7 @@ class MpiTransport(Transport):
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
         deadline = Deadline(timeout_s)
         _LENGTH.pack_into(self._own, 0, nbytes)
-        self._live().perform(self._start_rows, self._rows, deadline, self.check_interrupt)
+        self._live().perform(self._start_rows, self._row_specs, deadline, self.check_interrupt)
         lengths = [_LENGTH.unpack_from(self._rows, start)[0] for start in self._starts]
         if max(lengths) <= self._row_nbytes - ALIGNMENT:
             return self._heads
@@ -132,7 +134,7 @@ class MpiTransport(Transport):
         return [view.toreadonly() if long else head for view, head, long in chosen]
 
     def _start_rows(self) -> "list[MPI.Request]":
-        return [self._live().comm.Iallgather(self._own_row, self._rows)]
+        return [self._live().comm.Iallgather(*self._row_specs)]
 
     def all_gather_exact(
         self,

@@ -53,12 +53,8 @@ class Channel:
         if not self.is_clean:
             raise self._ended()
         self.is_clean = False
-
-        def look() -> None:
-            check_interrupt()
-            self._look_for_aborts()
-
-        complete(start(), memory, deadline, look, nbytes=nbytes, spins=self._spins)
+        looks = (check_interrupt, self._look_for_aborts)
+        complete(start(), memory, deadline, looks, nbytes=nbytes, spins=self._spins)
         if self._aborted is not None:
             raise self._ended()
         self.num_calls += 1

@@ -116,7 +116,7 @@ class MpiGroup:
         """
         try:
             duplicate, request = comm.Idup()
-            complete([request], duplicate, deadline, _nothing)
+            complete([request], duplicate, deadline)
             self._common = self._new_channel(duplicate)
             self._connect_store(deadline)
         except TransportError as exc:

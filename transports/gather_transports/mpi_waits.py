@@ -16,7 +16,7 @@ from gather_core.errors import PeerLostError, TransportTimeoutError, summarize
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-_NUM_SPINS = 50
+_NUM_SPINS = 100
 """Tests in a row, about 10 us, before other processes get a turn."""
 _BUSY_S = 100e-6
 """How long at least a wait only gives way to other processes, before it sleeps."""
@@ -36,7 +36,7 @@ def complete(
     requests: "Sequence[MPI.Request]",
     memory: object,
     deadline: Deadline,
-    look: Callable[[], None],
+    looks: Sequence[Callable[[], None]] = (),
     *,
     nbytes: int = 0,
     spins: bool = True,
@@ -47,7 +47,7 @@ def complete(
         requests: As MPI gave them.
         memory: What they read and write, kept for ever if they are given up: MPI cannot take a collective back.
         deadline: When this rank gives up.
-        look: Called at least every 0.25 s; what it raises passes, and ends the wait.
+        looks: Called at least every 0.25 s; what they raise passes, and ends the wait.
         nbytes: How much is under way in all.
         spins: Whether this rank has a core of its own.
 
@@ -57,15 +57,17 @@ def complete(
     """
     from mpi4py import MPI
 
+    if not requests:
+        return
     test: Callable[[], bool] = requests[0].Test
-    if len(requests) != 1:
+    if len(requests) > 1:
         test = lambda: MPI.Request.Testall(requests)  # noqa: E731
     try:
         if spins:
             for _ in range(_NUM_SPINS):
                 if test():
                     return
-        _wait(test, deadline, look, _BUSY_S + nbytes * _BUSY_S_PER_BYTE)
+        _wait(test, deadline, looks, _BUSY_S + nbytes * _BUSY_S_PER_BYTE)
     except MPI.Exception as exc:
         _abandoned.append((requests, memory))
         raise PeerLostError(f"MPI failed: {summarize(exc)}") from exc
@@ -79,7 +81,7 @@ def keep_for_ever(thing: object) -> None:
     _abandoned.append(thing)
 
 
-def _wait(test: Callable[[], bool], deadline: Deadline, look: Callable[[], None], busy_s: float) -> None:
+def _wait(test: Callable[[], bool], deadline: Deadline, looks: Sequence[Callable[[], None]], busy_s: float) -> None:
     started = perf_counter()
     next_look_s = _LOOK_EVERY_S
     while not test():
@@ -90,6 +92,7 @@ def _wait(test: Callable[[], bool], deadline: Deadline, look: Callable[[], None]
             sleep(min(max(waited_s * _PAUSE_SHARE, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
         if waited_s >= next_look_s:
             next_look_s = waited_s + _LOOK_EVERY_S
-            look()
+            for look in looks:
+                look()
         if deadline.passed():
             raise TransportTimeoutError(f"not all ranks came within {deadline.timeout_s:.3g} s")
