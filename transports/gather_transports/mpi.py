@@ -126,6 +126,7 @@ class MpiTransport(Transport):
         if max(lengths) <= self._row_nbytes - ALIGNMENT:
             return self._heads
         if max(lengths) > self._slot_nbytes:
+            self._live().is_clean = False
             raise ProtocolError(f"a rank claims to fill {max(lengths)} of the {self._slot_nbytes} bytes of its slot")
         is_long = [length > self._row_nbytes - ALIGNMENT for length in lengths]
         views = [view[: length if long else 0] for view, length, long in zip(self._long, lengths, is_long, strict=True)]
