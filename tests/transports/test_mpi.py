@@ -14,6 +14,7 @@ import pytest
 from gather_core import (
     AbortedError,
     ClosedError,
+    Deadline,
     Gatherer,
     GroupBrokenError,
     ProtocolError,
@@ -237,6 +238,33 @@ def test_the_memory_of_a_collective_that_was_given_up_is_never_freed(mpi_pools: 
         return after_success, lives
 
     assert mpi_pools(2).values(2, body) == [(False, True), (False, False)]
+
+
+@pytest.mark.parametrize("verb", ["all_gather_exact", "all_to_all_exact"])
+def test_each_chunk_of_round_2_renews_the_deadline(mpi_pools: MpiPools, verb: str) -> None:
+    def body(rank: int, world_size: int, verb: str) -> int:
+        from gather_transports import mpi
+
+        renewed = []
+
+        class Recording(Deadline):
+            def renew(self) -> None:
+                renewed.append(self.remaining_s())
+                super().renew()
+
+        into = [memoryview(bytearray(5000)) for _ in range(2)]
+        part = memoryview(bytes([rank + 1]) * 5000)
+        gatherer = Gatherer(transport="mpi:chunk_nbytes=1000")
+        with gatherer, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mpi, "Deadline", Recording)
+            if verb == "all_gather_exact":
+                gatherer.transport.all_gather_exact([part], [5000] * 2, into=into, timeout_s=10)
+            else:
+                gatherer.transport.all_to_all_exact([[part]] * 2, [[5000] * 2] * 2, into=into, timeout_s=10)
+        assert [bytes(view) for view in into] == [b"\1" * 5000, b"\2" * 5000]
+        return len(renewed)
+
+    assert mpi_pools(2).values(2, body, verb) == [5, 5]
 
 
 @pytest.mark.parametrize("options", [{"algorithm": "ring"}, {"chunk_nbytes": 0}, {"chunk_nbytes": 1 << 31}])

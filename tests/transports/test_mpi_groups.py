@@ -95,6 +95,21 @@ def test_gatherers_of_a_communicator_use_the_same_duplicates_again(mpi_pools: Mp
     assert mpi_pools(2).values(2, body) == [(3, 4)] * 2
 
 
+def test_a_duplicate_on_which_ranks_have_made_different_numbers_of_calls_is_not_used_again(mpi_pools: MpiPools) -> None:
+    def body(rank: int, world_size: int) -> bool:
+        gatherer = Gatherer()
+        transport: Any = gatherer.transport
+        used = transport._channel
+        used.num_calls += rank
+        gatherer.close()
+        with Gatherer() as another:
+            assert another.all_gather(rank) == [0, 1]
+            transport = another.transport
+            return bool(used.index == transport._channel.index)
+
+    assert mpi_pools(2).values(2, body) == [False, False]
+
+
 def test_a_rank_that_never_comes_to_the_first_gatherer_of_a_communicator_is_a_setup_error(mpi_pools: MpiPools) -> None:
     def body(rank: int, world_size: int) -> list[str]:
         from mpi4py import MPI

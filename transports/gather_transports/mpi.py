@@ -1,8 +1,9 @@
 """MPI through mpi4py, for jobs that mpiexec or srun started: no torch process group is needed.
 
-A slot travels in a row of 1 KiB, by Iallgather, with the length of what is filled in front; what is longer follows by
-Iallgatherv, as all ranks know then who sends how much. So a small object takes one collective, whatever the size of the
-slot. Payloads of round 2 are received where they stay; each rank copies its own there first, and sends it from there.
+A slot travels in a row of 1 KiB, by Iallgather, with the length of what is filled in front; what is longer follows, as
+all ranks know then who sends how much: by Iallgatherv, or, where a rank sends more than 64 KiB, directly from each rank
+to every other. So a small object takes one collective, whatever the size of the slot. Payloads of round 2 are received
+where they stay; each rank copies its own there first, and sends it from there.
 
 Every call is a nonblocking one that is tested for, so that deadlines, Ctrl-C and aborts are seen; MPI's blocking ones
 are not faster. What was given up cannot be taken back: its communicator and memory are kept until the process ends.
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from gather_core.chunks import copy_pieces, payload_views
 from gather_core.deadline import Deadline
 from gather_core.errors import ProtocolError, SettingsError, TransportError
-from gather_core.memory import ALIGNMENT, aligned_buffer
+from gather_core.memory import ALIGNMENT, UNBOUNDED, aligned_buffer
 from gather_core.spec import format_spec
 from gather_core.transport import DEFAULT_TIMEOUT_S, Capabilities, GroupContext, PeerState, Transport
 from gather_transports.mpi_arrival import await_everyone
@@ -29,6 +30,9 @@ Algorithm = Literal["auto", "allgatherv", "direct"]
 
 _ROW_NBYTES = 1024
 """Measured on 2 cores under MPICH 5.0, Iallgather of two ranks: 256 B 2.6 us, 1 KiB 3.2, 4 KiB 5.4, 16 KiB 60."""
+_DIRECT_ABOVE_NBYTES = 64 << 10
+"""Iallgatherv passes large payloads on in pieces, each of which waits until a rank calls MPI: 20 MB beside 8 bytes take
+it seconds where ranks sleep between calls, and 20 ms directly."""
 _CHUNK_NBYTES = 64 << 20
 _LENGTH = struct.Struct("<Q")
 _LARGE_COUNTS_SINCE = (4, 0)
@@ -40,7 +44,7 @@ class MpiTransport(Transport):
 
     Args:
         algorithm: How more than a row travels: `"allgatherv"`, which needs an MPI with 64-bit counts (4.0), or
-            `"direct"`, every rank to every other; `"auto"`: the first where MPI has it.
+            `"direct"`, every rank to every other; `"auto"`: by size, and always directly where MPI lacks such counts.
         chunk_nbytes: Round 2 sends this many bytes of each rank at a time; each chunk renews the deadline.
     """
 
@@ -83,7 +87,7 @@ class MpiTransport(Transport):
     def open(self, context: GroupContext, slot_nbytes: int, *, timeout_s: float) -> None:
         if not isinstance(context.process_group, MpiGroup):
             raise TransportError("mpi needs a group that is an MPI communicator")
-        self._uses_allgatherv = _uses_allgatherv(self._algorithm)
+        self._direct_above_nbytes = _direct_above_nbytes(self._algorithm)
         self._rank, self._world_size, self._slot_nbytes = context.rank, context.world_size, slot_nbytes
         self._make_memory()
         deadline = Deadline(timeout_s)
@@ -173,7 +177,7 @@ class MpiTransport(Transport):
 
     def _all_gather_in_place(self, views: Sequence[memoryview], deadline: Deadline) -> None:
         """(all ranks) Fills the others' views; this rank's is what it sends."""
-        if not self._uses_allgatherv:
+        if max(map(len, views)) > self._direct_above_nbytes:
             self._exchange([views[self._rank]] * self._world_size, views, deadline)
             return
 
@@ -221,15 +225,16 @@ class MpiTransport(Transport):
             group.give_back(channel)
 
 
-def _uses_allgatherv(algorithm: Algorithm) -> bool:
+def _direct_above_nbytes(algorithm: Algorithm) -> int:
     from mpi4py import MPI
 
     has_large_counts = MPI.Get_version() >= _LARGE_COUNTS_SINCE
     if algorithm == "allgatherv" and not has_large_counts:
-        raise SettingsError(
-            f"mpi:algorithm='allgatherv' needs MPI 4.0, this one is {'.'.join(map(str, MPI.Get_version()))}"
-        )
-    return has_large_counts if algorithm == "auto" else algorithm == "allgatherv"
+        version = ".".join(map(str, MPI.Get_version()))
+        raise SettingsError(f"mpi:algorithm='allgatherv' needs MPI 4.0, this one is {version}")
+    if algorithm == "allgatherv":
+        return UNBOUNDED
+    return _DIRECT_ABOVE_NBYTES if algorithm == "auto" and has_large_counts else 0
 
 
 def _joined(parts: Sequence[memoryview]) -> memoryview:

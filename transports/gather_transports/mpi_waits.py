@@ -23,6 +23,7 @@ _BUSY_S = 100e-6
 _BUSY_S_PER_BYTE = 2e-9
 """And how much longer for each byte under way: MPI moves them only while it is called."""
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 20e-6, 5e-3
+_LONGEST_PAUSE_WITH_BYTES_S = 0.5e-3
 _PAUSE_SHARE = 1 / 16
 """A pause is this share of the time waited so far: what a late message loses is no more than that."""
 _LOOK_EVERY_S = 0.05
@@ -67,7 +68,8 @@ def complete(
             for _ in range(_NUM_SPINS):
                 if test():
                     return
-        _wait(test, deadline, looks, _BUSY_S + nbytes * _BUSY_S_PER_BYTE)
+        longest_pause_s = _LONGEST_PAUSE_WITH_BYTES_S if nbytes else _LONGEST_PAUSE_S
+        _wait(test, deadline, looks, _BUSY_S + nbytes * _BUSY_S_PER_BYTE, longest_pause_s)
     except MPI.Exception as exc:
         _abandoned.append((requests, memory))
         raise PeerLostError(f"MPI failed: {summarize(exc)}") from exc
@@ -81,7 +83,13 @@ def keep_for_ever(thing: object) -> None:
     _abandoned.append(thing)
 
 
-def _wait(test: Callable[[], bool], deadline: Deadline, looks: Sequence[Callable[[], None]], busy_s: float) -> None:
+def _wait(
+    test: Callable[[], bool],
+    deadline: Deadline,
+    looks: Sequence[Callable[[], None]],
+    busy_s: float,
+    longest_pause_s: float,
+) -> None:
     started = perf_counter()
     next_look_s = _LOOK_EVERY_S
     while not test():
@@ -89,7 +97,7 @@ def _wait(test: Callable[[], bool], deadline: Deadline, looks: Sequence[Callable
         if waited_s < busy_s:
             _give_way()
         else:
-            sleep(min(max(waited_s * _PAUSE_SHARE, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
+            sleep(min(max(waited_s * _PAUSE_SHARE, _SHORTEST_PAUSE_S), longest_pause_s))
         if waited_s >= next_look_s:
             next_look_s = waited_s + _LOOK_EVERY_S
             for look in looks:
