@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from gather_core.codec import Trust
 from gather_core.errors import UnknownPluginError, format_ranks, shorten, summarize
+from gather_core.launched import is_communicator
 from gather_core.registry import transport_classes
 from gather_core.settings import FORBID_CODE, code_is_forbidden
 from gather_core.transport import Capabilities, GroupContext, Transport
@@ -31,18 +32,26 @@ class Candidate:
     spec: str
     where: Where
     """Where it is worth choosing; where it can run at all, its capabilities say too."""
+    of_mpi: bool = False
+    """Only for the ranks of an MPI communicator."""
 
 
-FASTER_THAN_GLOO = (Candidate("shm", "one host"), Candidate("shm+gloo", "several hosts"))
-"""For transports of one host, `Candidate("shm", "one host")`, and what builds on them, for several hosts."""
-AUTO_ORDER = (Candidate("single", "one rank"), *FASTER_THAN_GLOO, Candidate("gloo", "anywhere"))
+AUTO_ORDER = (
+    Candidate("single", "one rank"),
+    Candidate("shm", "one host"),
+    Candidate("mpi", "anywhere", of_mpi=True),
+    Candidate("shm+gloo", "several hosts"),
+    Candidate("gloo", "anywhere"),
+)
 """Best first."""
 
 
 def offers(context: GroupContext) -> dict[str, Offer]:
     """Returns what this rank says of each candidate for a group of this size, best first; opens nothing."""
     alone = context.world_size == 1
-    return {one.spec: _offer(one, context) for one in AUTO_ORDER if (one.where == "one rank") == alone}
+    by_mpi = is_communicator(context.process_group)
+    fitting = [one for one in AUTO_ORDER if (one.where == "one rank") == alone and (by_mpi or not one.of_mpi)]
+    return {one.spec: _offer(one, context) for one in fitting}
 
 
 def _offer(candidate: Candidate, context: GroupContext) -> Offer:

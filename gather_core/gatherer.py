@@ -58,8 +58,8 @@ class Gatherer:
     Args:
         codec: A spec such as `"pickle"` or `"msgpack+zstd:level=3"`, or a Codec.
         transport: A spec such as `"gloo"`, `"auto"`, or a Transport, which then belongs to this Gatherer.
-        group: A torch ProcessGroup or 1-D DeviceMesh of which this rank is a member; None: the default group, and
-            where none is initialised, this process alone.
+        group: A torch ProcessGroup, 1-D DeviceMesh or mpi4py communicator of which this rank is a member; None: torch's
+            default group, and where none is initialised, the job that mpiexec started, or this process alone.
         slot_nbytes: Size of each rank's slot in bytes, header included; at least 1024, rounded up to a multiple of 64.
             What fits in it travels in one exchange, and more where the transport can at no cost.
         overflow: What happens to larger objects: `"second_round"` sends them, at need in a second exchange; `"error"`

@@ -20,6 +20,9 @@ from gather_core.deadline import POLL_S, Deadline
 from gather_core.errors import SUMMARY_NBYTES, SetupError, format_ranks, shorten, summarize
 from gather_core.transport import Store
 
+SETUP = "setup"
+"""The stage in which the ranks compare what they were given."""
+
 Fact = dict[str, Any]
 """What one rank publishes, as JSON; {"failure": text} from a rank that cannot take part."""
 Decision = dict[str, Any]
@@ -273,6 +276,11 @@ def _minority(key: str, values: Sequence[Any]) -> dict[int, str]:
 def group_id(ranks: Sequence[int], number: int, nonce: str) -> int:
     """64 bits that tell this Gatherer's slots from those of any other, also of an earlier run."""
     return xxh3_64_intdigest(json.dumps([list(ranks), number, nonce]).encode())
+
+
+def failure_fact(failure: Exception | None) -> Fact:
+    """What a rank that cannot take part publishes."""
+    return {"failure": summarize(failure or SetupError({}))}
 
 
 def always_fine(facts: Sequence[Fact]) -> Decision:

@@ -1,7 +1,5 @@
 """How transports and drop-ins find a torch.distributed group: the only file of the core that asks who we are."""
 
-import os
-import warnings
 from typing import Any
 
 from gather_core.bell import bell_of
@@ -23,17 +21,6 @@ def global_rank() -> int:
     import sys
 
     return int(sys.modules["torch.distributed"].get_rank()) if is_initialized() else 0
-
-
-def warn_if_alone() -> None:
-    """Warns where this process was launched as one of several, and would gather from itself alone."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        warnings.warn(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torch.distributed is not initialised: this process gathers "
-            "from itself alone; call torch.distributed.init_process_group() before",
-            RuntimeWarning,
-            stacklevel=2,
-        )
 
 
 def find_process_group(group: object) -> Any:

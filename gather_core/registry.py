@@ -190,6 +190,7 @@ _transports = _Plugins(
         "all_gather_object": "gather_transports.torch_objects:AllGatherObjectTransport",
         "gloo": "gather_transports.gloo:GlooTransport",
         "hierarchical": "gather_transports.hierarchical:HierarchicalTransport",
+        "mpi": "gather_transports.mpi:MpiTransport",
         "nccl": "gather_transports.nccl:NcclTransport",
         "shm": "gather_transports.shm:ShmTransport",
         "single": "gather_transports.single:SingleTransport",

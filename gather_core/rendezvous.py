@@ -2,10 +2,9 @@
 
 import logging
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from gather_core.auto_choice import AUTO_ORDER, Option, described, offers, unavailable
+from gather_core.auto_choice import AUTO_ORDER, offers, unavailable
 from gather_core.background import run_bounded
 from gather_core.codec import Codec, Trust
 from gather_core.deadline import Deadline, seconds
@@ -14,17 +13,17 @@ from gather_core.errors import (
     SettingsError,
     SetupError,
     TransportError,
-    TransportTimeoutError,
     UntrustedCodecError,
     summarize,
 )
-from gather_core.handshake import Ballot, Decision, Fact, always_fine, compare_facts, group_id
+from gather_core.handshake import SETUP, Ballot, Decision, Fact, compare_facts, failure_fact, group_id
 from gather_core.host_identity import HostProbe
+from gather_core.joining import arrive_within
 from gather_core.local_store import ScopedStore
 from gather_core.notes import Notes
-from gather_core.process_group import global_rank, is_initialized, join_process_group, warn_if_alone
-from gather_core.registry import AUTO, get_codec, get_transport, transport_class, transport_classes
-from gather_core.scratch_store import ScratchStore
+from gather_core.opening import open_everywhere, open_first, opening
+from gather_core.process_group import global_rank, is_initialized
+from gather_core.registry import AUTO, get_codec, get_transport, transport_classes
 from gather_core.settings import FORBID_CODE, GatherSettings, code_is_forbidden
 from gather_core.slot import WIRE_VERSION, covered_below_nbytes
 from gather_core.transport import DEFAULT_TIMEOUT_S, GroupContext, Transport
@@ -32,7 +31,6 @@ from gather_core.verdict import Terms
 
 _log = logging.getLogger("gather_core")
 
-_SETUP = "setup"
 _TIDY_WITHIN_S = 1.0
 
 
@@ -77,9 +75,8 @@ def connect(settings: GatherSettings, group: object) -> Connection:
 
 
 def _connect(settings: GatherSettings, group: object, probe: HostProbe) -> Connection:
-    timeout_s = _timeout_s(settings, None)
     try:
-        context, number, host = run_bounded(lambda: _arrive_and_look(settings.transport, group, probe), timeout_s)
+        context, number, host = _arrive_and_look(settings.transport, group, probe, _timeout_s(settings, None))
     except (TypeError, SettingsError) as exc:
         problem = _problem(settings)
         if isinstance(exc, TypeError):
@@ -104,7 +101,7 @@ def _tell_the_others(plan: _Plan | None, context: GroupContext, exc: BaseExcepti
     """Decides what the others wait for, or will: that this rank has failed."""
     names = [plan.transport.name] if plan and plan.transport else [candidate.spec for candidate in AUTO_ORDER]
     for name in names:
-        _opening(name, context).fail(summarize(exc))
+        opening(name, context).fail(summarize(exc))
 
 
 def _agree_and_open(
@@ -116,9 +113,9 @@ def _agree_and_open(
     deadline: Deadline,
 ) -> Connection:
     """(all ranks) Compares what the ranks were given, opens what they agree on, and confirms."""
-    ballot = Ballot(context.store, _SETUP, context.rank, context.world_size)
+    ballot = Ballot(context.store, SETUP, context.rank, context.world_size)
     try:
-        decision = ballot.vote(plan.fact if plan else _failure_fact(failure), compare_facts, deadline)
+        decision = ballot.vote(plan.fact if plan else failure_fact(failure), compare_facts, deadline)
         if plan is None:
             raise SetupError({context.rank: "failed after the others had gone on"})
     except SetupError as exc:
@@ -161,68 +158,25 @@ def _report_bad_group(exc: Exception) -> None:
     if not is_initialized():
         return
     try:
-        world, number = run_bounded(lambda: _arrive(AUTO, None), _TIDY_WITHIN_S)
+        world, number = arrive_within(AUTO, None, _TIDY_WITHIN_S)
     except (TimeoutError, RuntimeError) as silent:
         _log.warning("the other ranks were not told that this one got no group: %s", summarize(silent))
         return
-    ballot = Ballot(ScopedStore(str(number), world.store), _SETUP, world.rank, world.world_size)
+    ballot = Ballot(ScopedStore(str(number), world.store), SETUP, world.rank, world.world_size)
     ballot.fail(summarize(exc))
 
 
-def _arrive_and_look(transport: object, group: object, probe: HostProbe) -> tuple[GroupContext, int, str]:
+def _arrive_and_look(
+    transport: object, group: object, probe: HostProbe, timeout_s: float
+) -> tuple[GroupContext, int, str]:
     """Returns this rank's place in the group, with what is this Gatherer's own; its number; and this rank's host."""
-    shared, number = _arrive(transport, group)
+    deadline = Deadline(timeout_s)
+    shared, number = arrive_within(transport, group, timeout_s)
     store = ScopedStore(str(number), shared.store)
     context = replace(shared, store=store, scope=f"{shared.name}/{number}")
-    return context, number, probe.look(context) if context.world_size > 1 else "alone"
-
-
-def _arrive(transport: object, group: object) -> tuple[GroupContext, int]:
-    """Returns this rank's place in the group, and the number of this Gatherer on it."""
-    shared = _join(transport, group)
-    return shared, _take_number(shared)
-
-
-def _take_number(shared: GroupContext) -> int:
-    """Returns the number of this Gatherer on its group, which all ranks count alike.
-
-    A rank that has skipped a construction, or failed before it came to this, catches up: a number that was decided
-    without this rank is left behind as soon as another rank has.
-    """
-    store = shared.store
-    while True:
-        number = store.add(_arrivals(shared.rank), 1)
-        was_decided = store.check([f"{number}/{_SETUP}/decision"])
-        if not was_decided or all(store.add(_arrivals(rank), 0) <= number for rank in range(shared.world_size)):
-            return number
-
-
-def _arrivals(rank: int) -> str:
-    return f"arrivals/{rank}"
-
-
-def _join(transport: object, group: object) -> GroupContext:
-    """Finds out who this rank is; a bad transport is no reason to fail here, as round 0 tells the others of it."""
-    if isinstance(transport, Transport):
-        return transport.join(group)
-    spec = transport if isinstance(transport, str) else AUTO
-    is_auto = spec.partition(":")[0] == AUTO
-    if is_auto and group is None and not is_initialized():
-        spec, is_auto = "single", False
-        warn_if_alone()
-    try:
-        chosen = Transport if is_auto else _class_that_joins(spec)
-    except GatherError:
-        return join_process_group(group) if is_initialized() else transport_class("single").join(None)
-    return chosen.join(group)
-
-
-def _class_that_joins(spec: str) -> type[Transport]:
-    """The one that knows the ranks: of two, that between hosts; of a malformed spec, whatever it begins with."""
-    try:
-        return transport_classes(spec)[-1]
-    except SettingsError:
-        return transport_class(spec.partition(":")[0])
+    if context.world_size == 1:
+        return context, number, "alone"
+    return context, number, run_bounded(lambda: probe.look(context), deadline.remaining_s())
 
 
 def _timeout_s(settings: GatherSettings, context: GroupContext | None) -> float:
@@ -294,79 +248,11 @@ def _fact(settings: GatherSettings, context: GroupContext, codec: Codec, transpo
     }
 
 
-def _failure_fact(failure: Exception | None) -> Fact:
-    return {"failure": summarize(failure or SetupError({}))}
-
-
 def _open(
     plan: _Plan, settings: GatherSettings, context: GroupContext, decision: Decision, deadline: Deadline
 ) -> tuple[Transport, str]:
     """Opens the chosen transport on all ranks, or, for `auto`, the first that opens on all of them."""
     if plan.transport is not None:
-        _open_everywhere(plan.transport, plan.transport.name, settings, context, deadline)
+        open_everywhere(plan.transport, plan.transport.name, settings, context, deadline)
         return plan.transport, "chosen by the job"
-    return _open_first(decision["auto"], settings, context, deadline)
-
-
-def _open_first(
-    options: Sequence[Option], settings: GatherSettings, context: GroupContext, deadline: Deadline
-) -> tuple[Transport, str]:
-    """(all ranks) Opens the first option that opens on all ranks; returns it, and why it is that one."""
-    passed_over: list[str] = []
-    failure: SetupError | None = None
-    for option in options:
-        spec = option["spec"]
-        if option["reason"]:
-            passed_over.append(f"{spec}: {option['reason']}")
-            continue
-        transport = get_transport(spec)
-        try:
-            _open_everywhere(transport, spec, settings, context, deadline)
-        except SetupError as exc:
-            failure = exc
-            passed_over.append(f"{spec} did not open: {exc}")
-            _log.warning("auto: %s", passed_over[-1])
-        else:
-            return transport, described(option, passed_over)
-    if failure is not None:
-        raise failure
-    text = "; ".join(["auto found no transport that all ranks can use", *passed_over])
-    raise SetupError(dict.fromkeys(range(context.world_size), text))
-
-
-def _opening(name: str, context: GroupContext) -> Ballot:
-    """The stage in which the ranks confirm that they have opened the transport of that name."""
-    return Ballot(context.store, f"open/{name}", context.rank, context.world_size)
-
-
-def _open_everywhere(
-    transport: Transport, name: str, settings: GatherSettings, context: GroupContext, deadline: Deadline
-) -> None:
-    """(all ranks) Opens and confirms, as the stage `name`; on a failure of any all close again and raise the same."""
-    ballot = _opening(name, context)
-    store = ScratchStore(f"transport/{name}", context.store)
-    transport.taken = True
-    transport.check_interrupt = ballot.check
-    failure: Exception | None = None
-    try:
-        try:
-            slot_nbytes = settings.slot_nbytes_for(context.world_size)
-            # A rank may still be closing what did not open everywhere when another opens what comes next.
-            own = replace(context, store=store, scope=f"{context.scope}/{name}")
-            transport.open(own, slot_nbytes, timeout_s=deadline.remaining_s())
-        except BaseException as exc:
-            ballot.fail(summarize(exc), exc.missing if isinstance(exc, TransportTimeoutError) else ())
-            if not isinstance(exc, Exception):
-                raise
-            failure = exc
-        ballot.vote(_failure_fact(failure) if failure else {}, always_fine, deadline)
-    except BaseException as exc:
-        transport.close()
-        if isinstance(exc, SetupError) and failure is not exc:
-            raise exc from failure or exc.__cause__
-        raise
-    finally:
-        try:
-            run_bounded(store.tidy_up, _TIDY_WITHIN_S)
-        except (TimeoutError, RuntimeError) as exc:
-            _log.debug("keys are left in the job's store: %s", exc)
+    return open_first(decision["auto"], settings, context, deadline)

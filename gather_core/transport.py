@@ -135,6 +135,21 @@ class Transport(ABC):
 
         return join_process_group(group)
 
+    @classmethod
+    def join_within(cls, group: object, *, timeout_s: float) -> GroupContext:
+        """Calls `join`, as Gatherers do it: waits no longer than that, and can be interrupted. Default: on a thread.
+
+        Override it where `join` itself waits for other ranks, and can give up by itself.
+
+        Raises:
+            TimeoutError: `join` has not returned within `timeout_s` seconds; it goes on.
+            SetupError: What an override has to say instead, or of another rank.
+            ValueError, TypeError: As `join`.
+        """
+        from gather_core.background import run_bounded
+
+        return run_bounded(lambda: cls.join(group), timeout_s)
+
     @property
     def spec(self) -> str:
         """The canonical spec string: name and the options that differ from the default."""

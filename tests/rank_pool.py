@@ -172,7 +172,7 @@ class RankPool:
         """
         if self._running is not None:
             self._running.abandon()
-        workers = self._take(world_size)
+        workers = list(self._take(world_size))
         store = _host_store()  # imports torch, while the workers do
         with _by_value(body):
             body_and_args = cloudpickle.dumps((body, args))
@@ -230,7 +230,7 @@ class RankPool:
         self._scratch.cleanup()
         return left
 
-    def _take(self, world_size: int) -> list[WorkerProcess]:
+    def _take(self, world_size: int) -> Sequence[WorkerProcess]:
         for worker in [worker for worker in self._workers if worker.process.poll() is not None]:
             self._discard(worker)
         while len(self._workers) < world_size:

@@ -28,7 +28,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         serve = f"import rank_worker; rank_worker.serve({theirs.fileno()}, {str(scratch)!r})"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", serve], env=_environment(scratch), pass_fds=[theirs.fileno()]
+            [sys.executable, "-c", serve], env=environment(scratch), pass_fds=[theirs.fileno()]
         )
         theirs.close()
         self.connection = Connection(ours.detach())
@@ -64,9 +64,13 @@ class WorkerProcess:
         self.process.wait()
         self.connection.close()
 
+    def interrupt(self, number: signal.Signals) -> None:
+        """Sends the process a signal."""
+        self.process.send_signal(number)
+
     def stack(self) -> str:
         """The stacks of the process's threads."""
-        self.process.send_signal(signal.SIGUSR1)
+        self.interrupt(signal.SIGUSR1)
         deadline = time.monotonic() + _STACK_WITHIN_S
         text, previous = "", None
         while time.monotonic() < deadline and not (text and text == previous):
@@ -97,7 +101,8 @@ def _processes_of(scratch: Path) -> list[int]:
     return pids
 
 
-def _environment(scratch: Path) -> dict[str, str]:
+def environment(scratch: Path) -> dict[str, str]:
+    """Of processes whose temporary files belong in the scratch folder."""
     return os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # what can be imported here can be imported there

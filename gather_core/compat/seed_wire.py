@@ -26,7 +26,8 @@ from gather_core.errors import (
     UntrustedCodecError,
     summarize,
 )
-from gather_core.process_group import find_process_group, warn_if_alone
+from gather_core.launched import warn_if_alone
+from gather_core.process_group import find_process_group
 from gather_core.settings import FORBID_CODE, code_is_forbidden
 
 if TYPE_CHECKING:

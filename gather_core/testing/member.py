@@ -105,7 +105,8 @@ class Member:
     def gatherer(self) -> Gatherer:
         """(all ranks) Constructs a Gatherer, which will close it, over another transport and this run's group."""
         transport = self._make_transport()
-        vars(transport)["join"] = lambda group: self.context  # its own cannot know of this run's group
+        # its own cannot know of this run's group
+        vars(transport)["join_within"] = lambda group, timeout_s: self.context
         self.step("construct a Gatherer")
         return Gatherer(transport=transport, slot_nbytes=SLOT_NBYTES, timeout_s=TIMEOUT_S)
 

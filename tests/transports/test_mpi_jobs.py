@@ -1,0 +1,67 @@
+"""Whole jobs under mpiexec: scripts that know nothing of MPI, and how they end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mpi_pool import MPIEXEC, missing
+from worker_process import environment
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+_WITHIN_S = 60.0
+
+ONE_RANK_RAISES = """
+from gather_core import AbortedError, Gatherer
+
+try:
+    with Gatherer(timeout_s=50) as gatherer:
+        print(gatherer.all_gather(gatherer.rank), gatherer.transport.name)
+        if gatherer.rank == 1:
+            raise ValueError("out of paper")
+        gatherer.all_gather(0)
+except AbortedError as exc:
+    print(exc)
+"""
+
+ONE_RANK_STAYS_AWAY = """
+from gather_core import Gatherer, TransportTimeoutError
+
+gatherer = Gatherer(timeout_s=50)
+if gatherer.rank == 0:
+    try:
+        gatherer.all_gather(b"x" * 200_000, timeout_s=0.2)
+    except TransportTimeoutError as exc:
+        print(exc)
+print("the end")
+"""
+
+
+def run_job(script: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the script on two ranks; fails where the job does not end."""
+    (tmp_path / "tmp").mkdir()
+    command = [str(MPIEXEC), "-n", "2", sys.executable, "-c", script]
+    return subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=_WITHIN_S)
+
+
+def test_a_rank_that_raises_ends_the_job_and_the_others_say_why(tmp_path: Path) -> None:
+    job = run_job(ONE_RANK_RAISES, tmp_path)
+    assert sorted(job.stdout.splitlines()) == ["[0, 1] mpi"] * 2 + ["rank 1 aborted: ValueError: out of paper"]
+    assert job.returncode != 0
+    assert "ValueError: out of paper" in job.stderr
+
+
+def test_a_job_ends_although_a_collective_is_pending(tmp_path: Path) -> None:
+    job = run_job(ONE_RANK_STAYS_AWAY, tmp_path)
+    assert job.returncode == 0, job.stderr
+    assert job.stdout.count("the end") == 2
+    assert "not all ranks came within 0.2 s" in job.stdout
+
+
+def test_a_process_that_a_rank_has_started_does_not_take_itself_for_a_rank(tmp_path: Path) -> None:
+    child = "from gather_core import Gatherer; print(Gatherer().describe())"
+    command = f"[sys.executable, '-W', 'ignore', '-c', {child!r}]"
+    job = run_job(f"import subprocess, sys; subprocess.run({command}, check=True)", tmp_path)
+    assert job.returncode == 0, job.stderr
+    assert job.stdout.count("rank 0 of 1") == 2

@@ -1,0 +1,89 @@
+"""A communicator of one Gatherer at a time: its collectives, its aborts, and whether it can be used again."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from gather_core.deadline import Deadline
+from gather_core.errors import AbortedError, TransportError
+from gather_transports.mpi_waits import complete, keep_for_ever
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+_ABORT_TAG = 1
+DATA_TAG = 2
+_REASON_NBYTES = 512
+
+
+class Channel:
+    """Communicators are kept and never freed, as MPI may make freeing one wait for all ranks, and closing must not.
+
+    Args:
+        comm: A duplicate on which nobody else sends.
+        index: Which of its group's it is, alike on all ranks.
+        spins: Whether this rank has a core of its own.
+    """
+
+    def __init__(self, comm: "MPI.Intracomm", index: int, *, spins: bool) -> None:
+        self.comm = comm
+        self.index = index
+        self.num_calls = 0
+        """How many collectives have gone well. Ranks for which it is the same owe each other nothing."""
+        self.is_clean = True
+        """False in a collective, and for good after one that failed."""
+        self._pid = os.getpid()
+        self._spins = spins
+        self._aborted: str | None = None
+
+    def perform(
+        self,
+        start: "Callable[[], Sequence[MPI.Request]]",
+        memory: object,
+        deadline: Deadline,
+        check_interrupt: Callable[[], None],
+        nbytes: int = 0,
+    ) -> None:
+        """(all ranks) Starts requests and waits for them; see `complete`.
+
+        Raises:
+            AbortedError: Another rank called `abort`, or another thread here.
+            TransportError: An earlier call failed, or as `complete`. The channel is unusable afterwards.
+        """
+        if not self.is_clean:
+            raise self._ended()
+        self.is_clean = False
+        looks = (check_interrupt, self._look_for_aborts)
+        complete(start(), memory, deadline, looks, nbytes=nbytes, spins=self._spins)
+        if self._aborted is not None:
+            raise self._ended()
+        self.num_calls += 1
+        self.is_clean = True
+
+    def abort(self, reason: str) -> None:
+        """Sends word to all ranks; waits for nobody, any thread, idempotent."""
+        if self._aborted is not None or self._pid != os.getpid():
+            return
+        self._aborted = reason
+        self.is_clean = False
+        text = bytearray(reason.encode("utf-8", "replace")[:_REASON_NBYTES])
+        peers = [peer for peer in range(self.comm.size) if peer != self.comm.rank]
+        keep_for_ever((text, [self.comm.Isend(text, peer, _ABORT_TAG) for peer in peers]))
+
+    def _look_for_aborts(self) -> None:
+        from mpi4py import MPI
+
+        if self._aborted is not None:
+            raise self._ended()
+        status = MPI.Status()
+        message = self.comm.Improbe(MPI.ANY_SOURCE, _ABORT_TAG, status)
+        if message is not None:
+            text = bytearray(status.Get_count(MPI.BYTE))
+            message.Recv(text)
+            rank = status.Get_source()
+            raise AbortedError(f"rank {rank} aborted: {text.decode('utf-8', 'replace')}", rank)
+
+    def _ended(self) -> TransportError:
+        if self._aborted is not None:
+            return AbortedError(f"aborted: {self._aborted}", self.comm.rank)
+        return TransportError("an earlier exchange failed, whose bytes may still arrive")
