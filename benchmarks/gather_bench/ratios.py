@@ -14,11 +14,13 @@ import torch
 
 from gather_bench.interleaved import Way, slowest_rank_medians
 from gather_bench.local_ranks import run_local_ranks
+from gather_bench.memory import skewed_array
 from gather_bench.peers import seed_all_gather_list, torch_all_gather_object
 from gather_core import Gatherer
 
 _FITTING_SLOT_NBYTES = 160 * 1024
 """Holds one rank's DPR step: 48 vectors of 768 float32 are 144 KiB."""
+_SKEWED_NBYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def _measure_on_rank(world_size: int, transport: str) -> list[Ratio]:
         Gatherer(transport=transport) as default,
         Gatherer(transport=transport, slot_nbytes=_FITTING_SLOT_NBYTES) as fit,
     ):
-        workloads = [_ten_numbers(default), _dpr_step(default, fit), _large_array(default)]
+        workloads = [_ten_numbers(default), _dpr_step(default, fit), _large_array(default), _skewed(default)]
         return [ratio for workload in workloads for ratio in workload.measure(world_size)]
 
 
@@ -88,7 +90,8 @@ def _ten_numbers(default: Gatherer) -> _Workload:
         "default slot": lambda: default.all_gather(metrics),
         "all_gather_object": lambda: torch_all_gather_object(metrics),
     }
-    return _Workload("dict", ways, 20, 50, {("default slot", "all_gather_object"): 3})
+    target = 4 if default.world_size == 2 else 8
+    return _Workload("dict", ways, 20, 50, {("default slot", "all_gather_object"): target})
 
 
 def _dpr_step(default: Gatherer, fit: Gatherer) -> _Workload:
@@ -113,7 +116,17 @@ def _large_array(default: Gatherer) -> _Workload:
         "default slot": lambda: default.all_gather(array),
         "all_gather_object": lambda: torch_all_gather_object(array),
     }
-    return _Workload("16 MiB", ways, 6, 2, {("default slot", "all_gather_object"): 2})
+    return _Workload("16 MiB", ways, 6, 2, {("default slot", "all_gather_object"): 4})
+
+
+def _skewed(default: Gatherer) -> _Workload:
+    """One rank has nearly all the bytes; it is not the first, through which others may go."""
+    array = skewed_array(default.rank, default.world_size, _SKEWED_NBYTES)
+    ways: dict[str, Way] = {
+        "default slot": lambda: default.all_gather(array),
+        "all_gather_object": lambda: torch_all_gather_object(array),
+    }
+    return _Workload("skewed", ways, 5, 1, {("default slot", "all_gather_object"): 4})
 
 
 def main() -> None:

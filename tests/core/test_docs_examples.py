@@ -1,28 +1,15 @@
 """The Python blocks of README.md and docs/ that are marked as such, "```python run", run as they stand there."""
 
-import re
 from pathlib import Path
 
 import pytest
 
 from fresh_python import run_python
+from page_script import BLOCK, MARK, runnable_script
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-_BLOCK = re.compile(r"^```(python[^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-_MARK = "python run"
 _RUN = "import sys; page, script = sys.argv[1:]; exec(compile(script, page, 'exec'), {'__name__': '__main__'})"
-
-
-def runnable_script(text: str) -> str:
-    """The marked blocks of a page in one script, each line where it is on the page; empty where there are none."""
-    lines = [""] * (text.count("\n") + 1)
-    for block in _BLOCK.finditer(text):
-        if block[1] == _MARK:
-            first = text.count("\n", 0, block.start(2))
-            code = block[2].splitlines()
-            lines[first : first + len(code)] = code
-    return "\n".join(lines).rstrip()
 
 
 def _pages_that_run() -> list[Path]:
@@ -35,13 +22,13 @@ def test_the_marked_blocks_of_a_page_run_one_after_the_other(page: Path) -> None
 
 
 def test_pages_that_teach_by_example_are_run() -> None:
-    assert {page.name for page in _pages_that_run()} >= {"msgpack.md", "write-a-codec.md"}
+    assert {page.name for page in _pages_that_run()} >= {"msgpack.md", "write-a-codec.md", "write-a-transport.md"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_python_block_is_marked_with_anything_else(page: Path) -> None:
-    marks = {block[1] for block in _BLOCK.finditer(page.read_text())}
-    assert marks <= {"python", _MARK}
+    marks = {block[1] for block in BLOCK.finditer(page.read_text())}
+    assert marks <= {"python", MARK}
 
 
 PLANTED = "text\n```python\nnot python\n```\n\n```python run\nvalue = 1\n```\n```python run\nassert value == {}\n```\n"

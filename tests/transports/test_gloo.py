@@ -14,7 +14,8 @@ from gather_core.errors import GatherError, PeerLostError, ProtocolError, Transp
 from gather_core.local_store import ScopedStore
 from gather_core.memory import aligned_buffer
 from gather_core.registry import get_transport
-from gather_transports.gloo import GlooTransport, Table
+from gather_transports.gloo import GlooTransport
+from gather_transports.gloo_choice import Choice
 from gather_transports.gloo_exchanges import PackedSlots
 from rank_pool import RankPool, reached
 
@@ -54,7 +55,7 @@ def opened(spec: str, scope: str = "test", slot_nbytes: int = SLOT) -> Any:
 def test_few_bytes_go_through_a_hub_and_more_or_more_hosts_do_not(
     world_size: int, slot_nbytes: int, num_hosts: int, way: str, carried_nbytes: int
 ) -> None:
-    assert Table(world_size, num_hosts).round_1(slot_nbytes) == (way, carried_nbytes)
+    assert Choice(world_size, num_hosts).round_1(slot_nbytes) == (way, carried_nbytes)
 
 
 @pytest.mark.parametrize("spec", WAYS)

@@ -4,29 +4,19 @@ The connections are a `ProcessGroupGloo` of this transport alone, made over the 
 take part; so a timeout here cannot break the job's own group, and two Gatherers cannot cross. (`new_group` called by
 members only makes a later world-wide one hang.)
 
-How slots travel is a table. With s the slot size, W the world size, and measured by `python -m gather_bench.ratios`:
-
-| round 1 | | with `--transport` |
-|---|---|---|
-| (W - 1) W s <= 8 MiB on one host, <= 256 KiB on several | through a hub, rank 0 | the default |
-| s <= 1 MiB | all_to_all | `gloo:hub_up_to_nbytes=0` |
-| larger | direct | `gloo:hub_up_to_nbytes=0,all_to_all_up_to_nbytes=0` |
-
-Each sends what is filled and not what the slot could hold; so hub and all_to_all carry payloads larger than a slot in
-round 1, up to 1 MiB within the same bounds. Round 2 is direct, exact, and in chunks. A hub costs a hop more than direct
-exchange and is bound by its host's bandwidth, and saves most of the messages, W - 1 each way instead of W (W - 1):
-which is what counts where ranks share the cores of a host.
+How slots travel is a table, in `gloo_choice.py`: through a hub, by all_to_all, or directly. Each sends what is filled
+and not what the slot could hold; so hub and all_to_all carry payloads larger than a slot in round 1, up to 1 MiB within
+the bounds of the table. Round 2 is direct, exact, and in chunks.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from gather_core.chunks import copy_pieces
 from gather_core.deadline import Deadline
 from gather_core.errors import TransportError
-from gather_core.memory import ALIGNMENT
 from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
+from gather_transports.gloo_choice import ALL_TO_ALL_UP_TO_NBYTES, BY_TABLE, Choice
 from gather_transports.gloo_exchanges import (
     HUB,
     AllToAllSlots,
@@ -42,40 +32,6 @@ from gather_transports.gloo_link import Exchange, GlooLink
 T = TypeVar("T")
 
 _CHUNK_NBYTES = 8 << 20
-_HUB_UP_TO_NBYTES_ON_ONE_HOST = 8 << 20
-_HUB_UP_TO_NBYTES = 256 << 10
-_ALL_TO_ALL_UP_TO_NBYTES = 1 << 20
-_ALL_TO_ALL_BUFFER_NBYTES = 32 << 20
-"""What its receive buffer may take beyond the slots themselves; untouched pages cost nothing."""
-_CARRIED_UP_TO_NBYTES = 1 << 20
-"""Of a payload larger than a slot in round 1; with more, a second round would not be noticed."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """The table above: pure functions of sizes and of what is equal on all ranks."""
-
-    world_size: int
-    num_hosts: int
-    hub_up_to_nbytes: int = -1
-    all_to_all_up_to_nbytes: int = _ALL_TO_ALL_UP_TO_NBYTES
-
-    def round_1(self, slot_nbytes: int) -> tuple[Literal["hub", "all_to_all", "direct"], int]:
-        """Returns how round 1 travels, and the most that it carries per rank, in bytes."""
-        num_peers = self.world_size - 1
-        hub_limit = self.hub_up_to_nbytes
-        if hub_limit < 0:
-            hub_limit = _HUB_UP_TO_NBYTES_ON_ONE_HOST if self.num_hosts == 1 else _HUB_UP_TO_NBYTES
-        if num_peers and num_peers * self.world_size * slot_nbytes <= hub_limit:
-            return "hub", self._carried(slot_nbytes, hub_limit // (num_peers * self.world_size))
-        if num_peers and slot_nbytes <= self.all_to_all_up_to_nbytes:
-            most = min(self.all_to_all_up_to_nbytes, _ALL_TO_ALL_BUFFER_NBYTES // num_peers)
-            return "all_to_all", self._carried(slot_nbytes, most)
-        return "direct", slot_nbytes
-
-    @staticmethod
-    def _carried(slot_nbytes: int, most: int) -> int:
-        return max(slot_nbytes, min(most, _CARRIED_UP_TO_NBYTES) & -ALIGNMENT)
 
 
 class GlooTransport(Transport):
@@ -95,8 +51,8 @@ class GlooTransport(Transport):
         self,
         *,
         chunk_nbytes: int = _CHUNK_NBYTES,
-        hub_up_to_nbytes: int = -1,
-        all_to_all_up_to_nbytes: int = _ALL_TO_ALL_UP_TO_NBYTES,
+        hub_up_to_nbytes: int = BY_TABLE,
+        all_to_all_up_to_nbytes: int = ALL_TO_ALL_UP_TO_NBYTES,
     ) -> None:
         if chunk_nbytes < 1 or hub_up_to_nbytes < -1 or all_to_all_up_to_nbytes < 0:
             raise ValueError("chunk_nbytes must be at least 1, the others at least 0 (hub_up_to_nbytes: or -1)")
@@ -120,8 +76,8 @@ class GlooTransport(Transport):
 
         options = {
             "chunk_nbytes": (self._chunk_nbytes, _CHUNK_NBYTES),
-            "hub_up_to_nbytes": (self._hub_up_to_nbytes, -1),
-            "all_to_all_up_to_nbytes": (self._all_to_all_up_to_nbytes, _ALL_TO_ALL_UP_TO_NBYTES),
+            "hub_up_to_nbytes": (self._hub_up_to_nbytes, BY_TABLE),
+            "all_to_all_up_to_nbytes": (self._all_to_all_up_to_nbytes, ALL_TO_ALL_UP_TO_NBYTES),
         }
         return format_spec(self.name, {key: value for key, (value, default) in options.items() if value != default})
 
@@ -130,7 +86,7 @@ class GlooTransport(Transport):
         self._world_size = context.world_size
         self._slot_nbytes = slot_nbytes
         self._peers = [peer for peer in range(context.world_size) if peer != context.rank]
-        self._table = Table(
+        self._choice = Choice(
             context.world_size,
             num_hosts=len(set(context.hosts)),
             hub_up_to_nbytes=self._hub_up_to_nbytes,
@@ -142,7 +98,7 @@ class GlooTransport(Transport):
 
     def _make_slot_exchange(self) -> SlotExchange:
         rank, world_size = self._rank, self._world_size
-        way, nbytes = self._table.round_1(self._slot_nbytes)
+        way, nbytes = self._choice.round_1(self._slot_nbytes)
         match way:
             case "hub":
                 return HubSlots(world_size, nbytes) if rank == HUB else SpokeSlots(rank, world_size, nbytes)
