@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gather_core.errors import SettingsError, TransportError, TransportTimeoutError
+from gather_core.errors import AbortedError, SettingsError, TransportError, TransportTimeoutError
 from gather_core.registry import get_transport
 from gather_core.testing.thread_ranks import local_contexts
 from gather_core.transport import GroupContext, PeerState
@@ -124,10 +125,11 @@ def test_a_file_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
             shared_file.attach_file(shared_file.address_of(fd), writable=False)
 
 
-def test_a_descriptor_that_is_something_else_by_now_is_refused_and_not_opened() -> None:
+def test_a_descriptor_that_is_something_else_by_now_is_refused_and_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     with new_file() as fd:
         address = shared_file.address_of(fd)
     read_end, write_end = os.pipe()
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("it was opened"))
     try:
         with pytest.raises(TransportError, match="is not the memory that was announced"):
             shared_file.attach_file(replace(address, fd=read_end), writable=False)
@@ -239,6 +241,36 @@ def test_thousands_of_exchanges_of_all_sizes_leave_nothing() -> None:
 
     for grown in on_all(local_contexts(2), body):
         assert grown <= 16, "one mapping per area and side, of two ranks"
+
+
+def test_an_abort_ends_this_ranks_own_wait_at_once() -> None:
+    def body(transport: ShmTransport) -> str:
+        if transport.rank == 1:
+            threading.Event().wait(0.5)
+            return ""
+        threading.Timer(0.1, transport.abort, ("out of paper",)).start()
+        started = time.monotonic()
+        with pytest.raises(AbortedError) as caught:
+            transport.all_gather_slots(0, timeout_s=60)
+        assert time.monotonic() - started < 20
+        return str(caught.value)
+
+    assert on_all(local_contexts(2), body)[0] == "out of paper"
+
+
+def test_a_close_by_another_thread_ends_a_wait_at_once() -> None:
+    def body(transport: ShmTransport) -> str:
+        if transport.rank == 1:
+            threading.Event().wait(0.5)
+            return ""
+        threading.Timer(0.1, transport.close).start()
+        with pytest.raises(AbortedError) as caught:
+            transport.all_gather_slots(0, timeout_s=60)
+        with pytest.raises(TransportError, match="the transport is closed"):
+            transport.slot(1)
+        return str(caught.value)
+
+    assert on_all(local_contexts(2), body)[0] == "the transport is closed"
 
 
 def test_states_of_peers_and_of_a_closed_transport() -> None:

@@ -100,7 +100,7 @@ class ShmTransport(Transport):
     def slot(self, nbytes: int) -> memoryview:
         group = self._group
         if self._refused or group is None:
-            raise TransportError(self._refused)
+            raise TransportError(self._refused or _CLOSED)
         if nbytes > self._slot_nbytes:
             view = group.own.large_slot(self._turn, nbytes)
             self._is_large = True
@@ -113,7 +113,7 @@ class ShmTransport(Transport):
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
         group = self._group  # also keeps the memory mapped where another thread closes
         if self._refused or group is None:
-            raise TransportError(self._refused)
+            raise TransportError(self._refused or _CLOSED)
         self._refused = _FAILED  # unless it gets to the end
         turn = self._turn
         extents = group.extents[turn]
