@@ -49,6 +49,14 @@ def on_all(contexts: list[GroupContext], body: Callable[[ShmTransport], object])
     return outcomes
 
 
+def run_python(code: str) -> str:
+    """What a new process prints."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
 @contextmanager
 def new_file() -> Iterator[int]:
     fd = shared_file.create_file("")
@@ -78,6 +86,28 @@ def test_it_says_what_a_system_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os.path, "exists", lambda path: False)
         assert "there is no /proc" in str(ShmTransport.unavailable(None))
+
+
+_ON_A_SYSTEM_WITHOUT_ALL_THIS = """
+import ctypes, os, sys, time
+import numpy, torch  # which need them
+
+def no_symbols_of_its_own(self, name, *args, **kwargs):
+    raise TypeError("argument 1 must be str, not None")
+
+ctypes.CDLL.__init__ = no_symbols_of_its_own
+sys.modules["fcntl"] = None
+for name in ("memfd_create", "MFD_CLOEXEC", "pidfd_open", "posix_fallocate", "sched_getaffinity", "register_at_fork"):
+    delattr(os, name)
+del time.CLOCK_MONOTONIC, time.clock_gettime
+from gather_transports.semaphores import missing_function
+from gather_transports.shm import ShmTransport
+print(ShmTransport.unavailable(None), "and", missing_function())
+"""
+
+
+def test_a_system_that_has_nothing_of_what_it_needs_can_still_ask() -> None:
+    assert run_python(_ON_A_SYSTEM_WITHOUT_ALL_THIS) == "this system has no memfd_create and sem_init\n"
 
 
 def test_ranks_on_other_hosts_are_named() -> None:

@@ -48,7 +48,7 @@ class ShmTransport(Transport):
         self._group: ShmGroup | None = None
         self._refused = _NOT_OPEN
         """Why a verb cannot be called; empty where it can."""
-        self._leaving = threading.Lock()
+        self._leaving = threading.RLock()
         self._rank = self._slot_nbytes = self._turn = 0
         self._is_large = False
 
@@ -173,7 +173,7 @@ class ShmTransport(Transport):
     def _disown(self) -> None:
         """In a forked child: the mappings are the parent's too, so nothing may be written into them."""
         group, self._group = self._group, None
-        self._leaving = threading.Lock()  # a thread of the parent's may have held it
+        self._leaving = threading.RLock()  # a thread of the parent's may have held it
         self._refused = "the transport belongs to the parent process"
         if group is not None:
             group.close()
