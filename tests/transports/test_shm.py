@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gather_core.errors import SettingsError, TransportError, TransportTimeoutError
+from gather_core.errors import AbortedError, SettingsError, TransportError, TransportTimeoutError
 from gather_core.registry import get_transport
 from gather_core.testing.thread_ranks import local_contexts
 from gather_core.transport import GroupContext, PeerState
@@ -48,6 +49,14 @@ def on_all(contexts: list[GroupContext], body: Callable[[ShmTransport], object])
     return outcomes
 
 
+def run_python(code: str) -> str:
+    """What a new process prints."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
 @contextmanager
 def new_file() -> Iterator[int]:
     fd = shared_file.create_file("")
@@ -77,6 +86,28 @@ def test_it_says_what_a_system_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os.path, "exists", lambda path: False)
         assert "there is no /proc" in str(ShmTransport.unavailable(None))
+
+
+_ON_A_SYSTEM_WITHOUT_ALL_THIS = """
+import ctypes, os, sys, time
+import numpy, torch  # which need them
+
+def no_symbols_of_its_own(self, name, *args, **kwargs):
+    raise TypeError("argument 1 must be str, not None")
+
+ctypes.CDLL.__init__ = no_symbols_of_its_own
+sys.modules["fcntl"] = None
+for name in ("memfd_create", "MFD_CLOEXEC", "pidfd_open", "posix_fallocate", "sched_getaffinity", "register_at_fork"):
+    delattr(os, name)
+del time.CLOCK_MONOTONIC, time.clock_gettime
+from gather_transports.semaphores import missing_function
+from gather_transports.shm import ShmTransport
+print(ShmTransport.unavailable(None), "and", missing_function())
+"""
+
+
+def test_a_system_that_has_nothing_of_what_it_needs_can_still_ask() -> None:
+    assert run_python(_ON_A_SYSTEM_WITHOUT_ALL_THIS) == "this system has no memfd_create and sem_init\n"
 
 
 def test_ranks_on_other_hosts_are_named() -> None:
@@ -124,10 +155,11 @@ def test_a_file_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
             shared_file.attach_file(shared_file.address_of(fd), writable=False)
 
 
-def test_a_descriptor_that_is_something_else_by_now_is_refused_and_not_opened() -> None:
+def test_a_descriptor_that_is_something_else_by_now_is_refused_and_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     with new_file() as fd:
         address = shared_file.address_of(fd)
     read_end, write_end = os.pipe()
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("it was opened"))
     try:
         with pytest.raises(TransportError, match="is not the memory that was announced"):
             shared_file.attach_file(replace(address, fd=read_end), writable=False)
@@ -239,6 +271,36 @@ def test_thousands_of_exchanges_of_all_sizes_leave_nothing() -> None:
 
     for grown in on_all(local_contexts(2), body):
         assert grown <= 16, "one mapping per area and side, of two ranks"
+
+
+def test_an_abort_ends_this_ranks_own_wait_at_once() -> None:
+    def body(transport: ShmTransport) -> str:
+        if transport.rank == 1:
+            threading.Event().wait(0.5)
+            return ""
+        threading.Timer(0.1, transport.abort, ("out of paper",)).start()
+        started = time.monotonic()
+        with pytest.raises(AbortedError) as caught:
+            transport.all_gather_slots(0, timeout_s=60)
+        assert time.monotonic() - started < 20
+        return str(caught.value)
+
+    assert on_all(local_contexts(2), body)[0] == "out of paper"
+
+
+def test_a_close_by_another_thread_ends_a_wait_at_once() -> None:
+    def body(transport: ShmTransport) -> str:
+        if transport.rank == 1:
+            threading.Event().wait(0.5)
+            return ""
+        threading.Timer(0.1, transport.close).start()
+        with pytest.raises(AbortedError) as caught:
+            transport.all_gather_slots(0, timeout_s=60)
+        with pytest.raises(TransportError, match="the transport is closed"):
+            transport.slot(1)
+        return str(caught.value)
+
+    assert on_all(local_contexts(2), body)[0] == "the transport is closed"
 
 
 def test_states_of_peers_and_of_a_closed_transport() -> None:

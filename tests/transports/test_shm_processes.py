@@ -328,6 +328,22 @@ def test_an_area_that_cannot_be_mapped_is_that_ranks_failure_and_the_group_goes_
     assert pool.values(2, body) == [([1], [1 << 20] * 2)] * 2
 
 
+def test_a_limit_on_the_size_of_files_is_an_error_and_no_signal(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> list[int]:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+        try:
+            with Gatherer(transport="shm", timeout_s=20) as gatherer:
+                with pytest.raises(RemoteEncodeError, match="File too large") as caught:
+                    gatherer.all_gather(bytes(100_000) if rank == 1 else b"")
+                assert gatherer.all_gather(rank) == [0, 1]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        return list(caught.value.failures)
+
+    assert pool.values(2, body) == [[1]] * 2
+
+
 def test_another_user_cannot_attach(pool: RankPool) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")

@@ -10,7 +10,7 @@ word must then be argued for each processor.)
 """
 
 import ctypes
-from time import CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime
+import time
 from typing import Any
 
 SEMAPHORE_NBYTES = 64
@@ -23,10 +23,17 @@ class Semaphore(ctypes.c_void_p):
     __hash__ = object.__hash__
 
 
+def _c_library(kind: type[ctypes.CDLL]) -> Any:
+    try:
+        return kind(None)
+    except (OSError, TypeError):  # a system on which a process's own symbols cannot be looked up, such as Windows
+        return None
+
+
 # The functions that never block hold the GIL. Without argtypes, and with arguments that are c_void_p already, a call
 # takes half as long.
-_quick: Any = ctypes.PyDLL(None)
-_slow: Any = ctypes.CDLL(None)
+_quick = _c_library(ctypes.PyDLL)
+_slow = _c_library(ctypes.CDLL)
 
 
 class _Timespec(ctypes.Structure):
@@ -73,9 +80,9 @@ def wait(semaphore: Semaphore, timeout_s: float) -> bool:
 
     Where there is no `sem_clockwait` (musl, glibc before 2.30), somebody who sets the host's clock back prolongs it.
     """
-    clock = CLOCK_MONOTONIC if _clock_wait is not None else CLOCK_REALTIME
-    seconds, fraction = divmod(clock_gettime(clock) + timeout_s, 1)
+    clock = time.CLOCK_MONOTONIC if _clock_wait is not None else time.CLOCK_REALTIME
+    seconds, fraction = divmod(time.clock_gettime(clock) + timeout_s, 1)
     until = ctypes.byref(_Timespec(int(seconds), int(fraction * 1e9)))
     if _clock_wait is not None:
-        return bool(_clock_wait(semaphore, CLOCK_MONOTONIC, until) == 0)
+        return bool(_clock_wait(semaphore, clock, until) == 0)
     return bool(_timed_wait(semaphore, until) == 0)

@@ -5,7 +5,6 @@ sent, no name exists at any time that could be left behind, and the kernel frees
 """
 
 import errno
-import fcntl
 import os
 import stat
 from dataclasses import dataclass
@@ -41,11 +40,18 @@ def create_file(folder: str) -> int:
     try:
         os.fchmod(fd, _MODE)
         if not folder:
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # else truncation would kill who reads behind
+            _forbid_truncation(fd)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _forbid_truncation(fd: int) -> None:
+    """Else whoever reads behind the new end would be killed."""
+    import fcntl  # here, as not every system has it, and all ask `unavailable`
+
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
 
 
 def _create_in(folder: str) -> int:

@@ -50,7 +50,7 @@ class ShmTransport(Transport):
         self._group: ShmGroup | None = None
         self._refused = _NOT_OPEN
         """Why a verb cannot be called; empty where it can."""
-        self._leaving = threading.Lock()
+        self._leaving = threading.RLock()
         self._rank = self._slot_nbytes = self._turn = 0
         self._is_large = False
 
@@ -102,7 +102,7 @@ class ShmTransport(Transport):
     def slot(self, nbytes: int) -> memoryview:
         group = self._group
         if self._refused or group is None:
-            raise TransportError(self._refused)
+            raise TransportError(self._refused or _CLOSED)
         if nbytes > self._slot_nbytes:
             view = group.own.large_slot(self._turn, nbytes)
             self._is_large = True
@@ -115,7 +115,7 @@ class ShmTransport(Transport):
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
         group = self._group  # also keeps the memory mapped where another thread closes
         if self._refused or group is None:
-            raise TransportError(self._refused)
+            raise TransportError(self._refused or _CLOSED)
         self._refused = _FAILED  # unless it gets to the end
         turn = self._turn
         extents = group.extents[turn]
@@ -175,7 +175,7 @@ class ShmTransport(Transport):
     def _disown(self) -> None:
         """In a forked child: the mappings are the parent's too, so nothing may be written into them."""
         group, self._group = self._group, None
-        self._leaving = threading.Lock()  # a thread of the parent's may have held it
+        self._leaving = threading.RLock()  # a thread of the parent's may have held it
         self._refused = "the transport belongs to the parent process"
         if group is not None:
             group.close()

@@ -63,9 +63,8 @@ class _Area:
         self._writable = writable
 
     def map(self, nbytes: int) -> None:
-        """Makes `view` at least that long; what was mapped before is unmapped once nobody has views of it."""
-        if nbytes > len(self.view):
-            self.view = _map(self._fd, nbytes, self.start, writable=self._writable)
+        """Makes `view` that long; what was mapped before is unmapped once nobody has views of it."""
+        self.view = _map(self._fd, nbytes, self.start, writable=self._writable)
 
 
 class OwnRegion:
@@ -128,7 +127,8 @@ class OwnRegion:
     def _grow(self, turn: int, nbytes: int) -> None:
         area, allocated = self._areas[turn], self._allocated[turn]
         _allocate(self._fd, area.start + allocated, nbytes - allocated)
-        area.map(nbytes)
+        if nbytes > len(area.view):
+            area.map(nbytes)
         self._allocated[turn] = nbytes
         self._num_small[turn] = 0
         self._count_oversized()
@@ -168,5 +168,6 @@ class PeerRegion:
             OSError: No descriptor or address space for the mapping.
         """
         area = self._areas[turn]
-        area.map(_area_nbytes(nbytes))
+        if nbytes > len(area.view):
+            area.map(_area_nbytes(nbytes))
         return area.view[:nbytes]
