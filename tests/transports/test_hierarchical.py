@@ -86,12 +86,16 @@ class Between(ThreadsTransport):
         return super().all_gather_slots(nbytes, timeout_s=timeout_s)
 
 
+def _join_within(group: object, *, timeout_s: float) -> GroupContext:
+    return replace(ThreadsTransport.join_within(group, timeout_s=timeout_s), hosts=HOSTS)
+
+
 class OverThreads(HierarchicalTransport):
     """Joins groups of threads, and takes their ranks for those of three hosts."""
 
     def __init__(self) -> None:
         super().__init__(ThreadsTransport(), Between())
-        self.join = lambda group: replace(ThreadsTransport.join(group), hosts=HOSTS)  # type: ignore[method-assign]
+        self.join_within = _join_within  # type: ignore[method-assign]
 
 
 @pytest.fixture(autouse=True)

@@ -63,7 +63,8 @@ class HierarchicalTransport(Transport):
 
     def __init__(self, inner: Transport, outer: Transport) -> None:
         self._inner, self._outer = inner, outer
-        self.join = outer.join  # type: ignore[method-assign]
+        # Who the ranks are, the transport between hosts knows.
+        self.join, self.join_within = outer.join, outer.join_within  # type: ignore[method-assign]
         self.unavailable = self._unavailable  # type: ignore[method-assign]
         self._map = HostMap(0, ((0,),), 0)
         self._slot_nbytes = 0
