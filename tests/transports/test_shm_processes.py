@@ -295,9 +295,10 @@ def allow_descriptors(soft: int) -> None:
 
 
 def test_a_rank_without_free_descriptors_fails_the_construction_of_all(pool: RankPool) -> None:
-    def body(rank: int, world_size: int) -> list[int]:
+    def body(rank: int, world_size: int) -> tuple[list[int], int]:
         with Gatherer(transport="shm", timeout_s=20) as gatherer:  # connects to the store
             gatherer.all_gather(0)
+            before = len(os.listdir("/proc/self/fd"))
             soft = use_up_descriptors() if rank == 1 else 0
             try:
                 with pytest.raises(SetupError, match="Too many open files") as caught:
@@ -305,10 +306,11 @@ def test_a_rank_without_free_descriptors_fails_the_construction_of_all(pool: Ran
             finally:
                 if soft:
                     allow_descriptors(soft)
+            left = len(os.listdir("/proc/self/fd")) - before
             gatherer.all_gather(1)
-        return list(caught.value.failures)
+        return list(caught.value.failures), left
 
-    assert pool.values(2, body) == [[1]] * 2
+    assert pool.values(2, body) == [([1], 0)] * 2
 
 
 def test_an_area_that_cannot_be_mapped_is_that_ranks_failure_and_the_group_goes_on(pool: RankPool) -> None:
