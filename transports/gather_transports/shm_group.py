@@ -43,7 +43,8 @@ class ShmGroup:
             notes = exchange_notes(context, own_note(region, control), timeout_s, check_interrupt)
             self._attach(notes, slot_nbytes)
         except BaseException:
-            self._release()
+            self.close()
+            vars(self).clear()  # as the traceback holds this object, which would hold the mappings
             raise
 
     def _create(self, folder: str) -> int:
@@ -114,10 +115,7 @@ class ShmGroup:
         return {rank: life.is_dead() for rank, life in self._lives.items()}
 
     def close(self) -> None:
-        """Lets go of everything; the mappings end with their last view. Never raises."""
-        self._release()
-
-    def _release(self) -> None:
+        """Lets go of descriptors; mappings end with the last view, and with this object. Idempotent, never raises."""
         fds, self._fds = self._fds, []
         for fd in fds:
             os.close(fd)
