@@ -54,6 +54,8 @@ _MISTAKEN: frozenset[type] = frozenset({bytearray, memoryview, msgpack.ExtType, 
 
 def pack_plain(obj: object) -> bytes | None:
     """The message of plain data; None if there is something else, or odd ints or text, or it is too deep."""
+    if type(obj) not in _PLAIN_OR_HOLDS_IT or (type(obj) is list and obj and type(obj[0]) not in _PLAIN_OR_HOLDS_IT):
+        return None  # sooner than by trying
     try:
         packed: bytes = msgpack.Packer(strict_types=True, buf_size=_PACKER_NBYTES).pack(obj)
     except Exception:  # what it is, lowering will find out
@@ -79,6 +81,7 @@ class Lowering:
         self._see = _ignore if is_careful else HashWatch().see
         self._depth = 0
         self._num_asked = 0
+        self._meta_packer: msgpack.Packer | None = None
 
     def lower(self, obj: object) -> bytes:
         """The message of the object; `frames` are what it refers to.
@@ -211,7 +214,16 @@ class Lowering:
 
     def _lower_array(self, obj: Any) -> msgpack.ExtType:
         meta: list[Any] = [dtype_code(obj), list(obj.shape), memory_order(obj)]
-        return msgpack.ExtType(NDARRAY, self._pack([*meta, self._elements(array_bytes(obj).data)]))
+        return msgpack.ExtType(NDARRAY, self._pack_meta([*meta, self._elements(array_bytes(obj).data)]))
+
+    def _pack_meta(self, meta: list[Any]) -> bytes:
+        """The message of what is surely plain, by a packer that is made once."""
+        if self._meta_packer is None:
+            self._meta_packer = msgpack.Packer(
+                strict_types=True, unicode_errors=self._unicode_errors, buf_size=_PACKER_NBYTES
+            )
+        packed: bytes = self._meta_packer.pack(meta)
+        return packed
 
     def _lower_elements(self, obj: Any, kind: type) -> msgpack.ExtType:
         if isinstance(obj, np.generic):
@@ -223,7 +235,8 @@ class Lowering:
             elements, strides = dense_layout(obj)
             meta = [dtype_name(obj.dtype), list(obj.shape), arrives_with_grad(obj)]
             layout = [] if strides is None else [list(strides)]
-            return msgpack.ExtType(TENSOR, self._pack([*meta, self._elements(tensor_bytes(elements).raw()), *layout]))
+            flat = self._elements(tensor_bytes(elements).raw())
+            return msgpack.ExtType(TENSOR, self._pack_meta([*meta, flat, *layout]))
         name = f"{kind.__module__}.{kind.__qualname__}"
         raise Refusal(
             obj,

@@ -88,14 +88,13 @@ def is_dense(tensor: "torch.Tensor") -> bool:
 
 def has_its_memory(tensor: "torch.Tensor") -> bool:
     """Whether all elements of a strided tensor lie in its storage; FSDP, for one, frees storages under tensors."""
-    if tensor.numel() == 0:
+    num_elements = tensor.numel()
+    if num_elements == 0:
         return True
-    if tensor.is_contiguous():
-        num_elements = tensor.numel()
-    else:
+    if not tensor.is_contiguous():
         num_elements = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     end = tensor.storage_offset() + num_elements
-    return tensor.untyped_storage().nbytes() >= end * tensor.dtype.itemsize
+    return tensor.untyped_storage().nbytes() >= end * tensor.itemsize
 
 
 def is_plain_tensor(obj: Any) -> bool:
