@@ -8,6 +8,7 @@ from gather_core.errors import DecodeError, EncodeError, LimitError, summarize
 
 _HOLD_OFF_FROM_NBYTES = 32 * 1024
 """Smaller objects are built before the garbage collector has run more than a few times."""
+_HEAD_AND_TABLE = 2
 
 
 class CodecBorder:
@@ -53,12 +54,22 @@ class CodecBorder:
             DecodeError: Whatever the codec raised; names the rank.
         """
         try:
-            if (len(frames[0]) if len(frames) == 1 else sum(map(len, frames))) < _HOLD_OFF_FROM_NBYTES:
-                return self._codec.decode(frames, self._options)
-            return without_collection(lambda: self._codec.decode(frames, self._options))
+            if _has_many_parts(frames):
+                return without_collection(lambda: self._codec.decode(frames, self._options))
+            return self._codec.decode(frames, self._options)
         except Exception as exc:
             text = f"codec {self._codec.spec} cannot decode the object of rank {rank}: {summarize(exc)}"
             raise DecodeError(text) from exc
+
+
+def _has_many_parts(frames: Sequence[memoryview]) -> bool:
+    """Whether the frames may hold so many containers that the collector would run again and again meanwhile.
+
+    It is the head that holds them: the first frame, or the second behind a compressor's table; the rest is buffers.
+    """
+    if len(frames) == _HEAD_AND_TABLE:
+        return len(frames[0]) + len(frames[1]) >= _HOLD_OFF_FROM_NBYTES
+    return bool(frames) and len(frames[0]) >= _HOLD_OFF_FROM_NBYTES
 
 
 def _as_bytes(frame: object) -> memoryview:
