@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from gather_core.codec import Trust
 from gather_core.errors import UnknownPluginError, format_ranks, shorten, summarize
-from gather_core.launched import is_communicator
 from gather_core.registry import transport_classes
 from gather_core.settings import FORBID_CODE, code_is_forbidden
 from gather_core.transport import Capabilities, GroupContext, Transport
@@ -32,14 +31,14 @@ class Candidate:
     spec: str
     where: Where
     """Where it is worth choosing; where it can run at all, its capabilities say too."""
-    of_mpi: bool = False
-    """Only for the ranks of an MPI communicator."""
+    needs_its_group: bool = False
+    """Only for groups that its own `join` has made: of others it is not even said that it cannot be used."""
 
 
 AUTO_ORDER = (
     Candidate("single", "one rank"),
     Candidate("shm", "one host"),
-    Candidate("mpi", "anywhere", of_mpi=True),
+    Candidate("mpi", "anywhere", needs_its_group=True),
     Candidate("shm+gloo", "several hosts"),
     Candidate("gloo", "anywhere"),
 )
@@ -49,9 +48,9 @@ AUTO_ORDER = (
 def offers(context: GroupContext) -> dict[str, Offer]:
     """Returns what this rank says of each candidate for a group of this size, best first; opens nothing."""
     alone = context.world_size == 1
-    by_mpi = is_communicator(context.process_group)
-    fitting = [one for one in AUTO_ORDER if (one.where == "one rank") == alone and (by_mpi or not one.of_mpi)]
-    return {one.spec: _offer(one, context) for one in fitting}
+    fitting = [one for one in AUTO_ORDER if (one.where == "one rank") == alone]
+    offered = [(one, _offer(one, context)) for one in fitting]
+    return {one.spec: offer for one, offer in offered if offer["reason"] is None or not one.needs_its_group}
 
 
 def _offer(candidate: Candidate, context: GroupContext) -> Offer:

@@ -49,7 +49,10 @@ def _join_within(transport: object, group: object, timeout_s: float) -> GroupCon
 
 
 def _joiner_of_auto(group: object) -> type[Transport]:
-    """Who knows the ranks: torch where it has a process group, MPI where that has started this process, or nobody."""
+    """Who knows the ranks: torch where it has a process group, MPI where that has started this process, or nobody.
+
+    Through what their bytes then go is chosen later: see `auto_choice.py`.
+    """
     if is_communicator(group):
         return transport_class("mpi")
     if group is not None or is_initialized():

@@ -202,6 +202,14 @@ def test_a_candidate_that_cannot_be_used_is_passed_over_with_the_reason(
     assert offers_of_one()[spec]["reason"] == reason
 
 
+def test_what_serves_only_groups_of_its_own_is_not_named_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = (Candidate("memory_in_test", "anywhere", needs_its_group=True), Candidate("wire_in_test", "anywhere"))
+    monkeypatch.setattr(auto_choice, "AUTO_ORDER", order)
+    assert list(offers_of_one()) == ["memory_in_test", "wire_in_test"]
+    monkeypatch.setattr(MemoryTransport, "lacks", (0,))
+    assert list(offers_of_one()) == ["wire_in_test"]
+
+
 def test_where_code_is_forbidden_auto_passes_over_what_can_execute_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WireTransport, "capabilities", Capabilities(locality="any", trust=Trust.CODE))
     assert offers_of_one()["wire_in_test"]["reason"] is None

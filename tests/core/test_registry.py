@@ -79,8 +79,6 @@ class BareCodec(PlainCodec):
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(names._codecs, "registered", {})
     monkeypatch.setattr(names._transports, "registered", {})
-    others = {name: point for name, point in names._transports._builtin.items() if name != "hierarchical"}
-    monkeypatch.setattr(names._transports, "_builtin", others)
     for codec in (PlainCodec, WrappingCodec, BareCodec):
         register_codec(codec.name, codec)
     return iter(())
@@ -173,15 +171,21 @@ class JointTransport(SingleTransport):
 
 
 def test_two_transports_are_joined_the_one_inside_a_host_first() -> None:
-    with pytest.raises(
-        UnknownPluginError, match=r"'threads\+gloo': what joins two, .*'hierarchical', is not installed"
-    ):
-        get_transport("threads+gloo")
-    register_transport("hierarchical", JointTransport)
+    register_transport("hierarchical", JointTransport, replace=True)
     joint = get_transport("threads+gloo:chunk_nbytes=4096")
     assert isinstance(joint, JointTransport)
     assert [part.spec for part in joint.joined] == ["threads", "gloo:chunk_nbytes=4096"]
     assert [cls.name for cls in transport_classes("threads+gloo")] == ["hierarchical", "threads", "gloo"]
+
+
+def test_without_what_joins_them_two_transports_are_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = {name: point for name, point in names._transports._builtin.items() if name != "hierarchical"}
+    monkeypatch.setattr(names._transports, "_builtin", others)
+    monkeypatch.setattr(names, "offers_of_name", lambda group, name: [])
+    with pytest.raises(
+        UnknownPluginError, match=r"'threads\+gloo': what joins two, .*'hierarchical', is not installed"
+    ):
+        get_transport("threads+gloo")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +199,7 @@ def test_two_transports_are_joined_the_one_inside_a_host_first() -> None:
     ],
 )
 def test_what_cannot_be_joined_is_refused_by_name(spec: str, text: str) -> None:
-    register_transport("hierarchical", JointTransport)
+    register_transport("hierarchical", JointTransport, replace=True)
     with pytest.raises((SettingsError, UnknownPluginError), match=re.escape(text)):
         get_transport(spec)
 
@@ -204,7 +208,7 @@ def test_a_transport_that_joins_less_or_more_than_two_is_refused_with_the_reason
     class OneTransport(SingleTransport):
         name = "hierarchical"
 
-    register_transport("hierarchical", OneTransport)
+    register_transport("hierarchical", OneTransport, replace=True)
     with pytest.raises(SettingsError, match="'hierarchical' cannot follow another part"):
         get_transport("threads+gloo")
 

@@ -219,7 +219,7 @@ def test_a_broadcast_is_one_exchange(pool: RankPool) -> None:
     assert pool.values(3, body) == [(1, True)] * 3
 
 
-@pytest.mark.parametrize("transport", ["auto", "all_gather_object"])
+@pytest.mark.parametrize("transport", ["shm", "gloo", "all_gather_object"])
 def test_a_destroyed_group_takes_its_gatherer_along_and_the_next_group_gets_its_own(
     pool: RankPool, transport: str
 ) -> None:
@@ -227,6 +227,7 @@ def test_a_destroyed_group_takes_its_gatherer_along_and_the_next_group_gets_its_
         import torch.distributed as dist
         from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+        own_connections = transport != "all_gather_object"
         places: list[Any] = [None] * 2
         before = sockets()
         pair: Any = dist.new_group([0, 1])
@@ -238,12 +239,12 @@ def test_a_destroyed_group_takes_its_gatherer_along_and_the_next_group_gets_its_
             same = hidden_gatherer() is world is not first
             dist.destroy_process_group(pair)
             del pair
-            only_first = outcome_of(first.all_gather, 1)[0] if transport == "auto" else ClosedError
+            only_first = outcome_of(first.all_gather, 1)[0] if own_connections else ClosedError
             dist.barrier()
             dist.destroy_process_group()
-            both = outcome_of(world.all_gather, 1)[0] if transport == "auto" else ClosedError
-            left = settled(threads_of_gatherers, 0) if transport == "auto" else set()
-            new_sockets = len(settled(sockets, len(before))) - len(before) if transport == "auto" else 0
+            both = outcome_of(world.all_gather, 1)[0] if own_connections else ClosedError
+            left = settled(threads_of_gatherers, 0) if own_connections else set()
+            new_sockets = len(settled(sockets, len(before))) - len(before) if own_connections else 0
             store = TCPStore(*store_address(), None, False, wait_for_workers=False)
             dist.init_process_group("gloo", store=PrefixStore("again", store), rank=rank, world_size=world_size)
             all_gather_object(places, rank * 10)

@@ -4,12 +4,8 @@ from typing import Any
 
 import pytest
 
-from gather_core import (
-    Gatherer,
-    SetupError,
-    TransportTimeoutError,
-)
-from gather_core.errors import SettingsError
+from environment import variables
+from gather_core import Gatherer, SettingsError, SetupError, TransportTimeoutError
 from gather_transports.mpi import MpiTransport
 from gather_transports.single import SingleTransport
 from mpi_pool import MpiPools
@@ -18,19 +14,31 @@ pytest_plugins = ["mpi_fixture"]
 DIRECT = "mpi:algorithm='direct'"
 
 
-def test_by_default_a_job_of_mpiexec_gathers_through_mpi_and_says_why(mpi_pools: MpiPools) -> None:
-    def body(rank: int, world_size: int) -> tuple[str, list[int]]:
-        with Gatherer() as gatherer:
+@pytest.mark.parametrize(
+    ("host_of_rank", "said"),
+    [
+        ("aaa", "transport shm (auto: shm, as all 3 ranks are on one host)"),
+        ("aba", "transport mpi (auto: mpi, the first that all 3 ranks can use)"),
+    ],
+)
+def test_by_default_a_job_of_mpiexec_gathers_through_shared_memory_on_one_host_and_else_through_mpi(
+    mpi_pools: MpiPools, host_of_rank: str, said: str
+) -> None:
+    def body(rank: int, world_size: int, host_of_rank: str) -> tuple[str, list[int]]:
+        with variables(GATHER_HOST_ID=host_of_rank[rank]), Gatherer() as gatherer:
             return gatherer.describe(), gatherer.all_gather(rank)
 
-    for rank, (text, gathered) in enumerate(mpi_pools(3).values(3, body)):
+    for rank, (text, gathered) in enumerate(mpi_pools(3).values(3, body, host_of_rank)):
         assert f"rank {rank} of 3" in text
-        assert "transport mpi (auto: the ranks are those of an MPI communicator)" in text
+        assert said in text
         assert gathered == [0, 1, 2]
 
 
-def test_a_communicator_is_a_group_also_for_auto_and_others_take_no_part(mpi_pools: MpiPools) -> None:
-    def body(rank: int, world_size: int) -> Any:
+@pytest.mark.parametrize(("host_of_rank", "chosen"), [("aaa", "shm"), ("aab", "mpi")])
+def test_a_communicator_is_a_group_also_for_auto_and_others_take_no_part(
+    mpi_pools: MpiPools, host_of_rank: str, chosen: str
+) -> None:
+    def body(rank: int, world_size: int, host_of_rank: str) -> Any:
         from mpi4py import MPI
 
         color = 0 if rank else MPI.UNDEFINED
@@ -39,23 +47,23 @@ def test_a_communicator_is_a_group_also_for_auto_and_others_take_no_part(mpi_poo
             with pytest.raises(ValueError, match="not in the communicator"):
                 Gatherer(group=sub)
             return None
-        with Gatherer(group=sub) as gatherer:
+        with variables(GATHER_HOST_ID=host_of_rank[rank]), Gatherer(group=sub) as gatherer:
             mine = gatherer.rank, gatherer.all_gather(rank), gatherer.broadcast(f"of {rank}"), gatherer.transport.name
         context = MpiTransport.join(sub)
         sub.Free()
         return *mine, context.ranks
 
-    expected = [2, 1], "of 2", "mpi", (2, 1)
-    assert mpi_pools(3).values(3, body) == [None, (1, *expected), (0, *expected)]
+    expected = [2, 1], "of 2", chosen, (2, 1)
+    assert mpi_pools(3).values(3, body, host_of_rank) == [None, (1, *expected), (0, *expected)]
 
 
 def test_groups_that_overlap_and_several_gatherers_do_not_cross(mpi_pools: MpiPools) -> None:
     def body(rank: int, world_size: int) -> None:
         from mpi4py import MPI
 
-        world = [Gatherer(), Gatherer(transport=DIRECT)]
+        world = [Gatherer(transport="mpi"), Gatherer(transport=DIRECT)]
         pair = MPI.COMM_WORLD.Split(0 if rank < 2 else 1)
-        inner = Gatherer(group=pair)
+        inner = Gatherer(transport="mpi", group=pair)
         for number in range(20):
             order = world if number % 2 else world[::-1]
             assert [g.all_gather((number, rank, i)) for i, g in enumerate(order)] == [
@@ -77,17 +85,17 @@ def test_gatherers_of_a_communicator_use_the_same_duplicates_again(mpi_pools: Mp
         comm = MPI.COMM_WORLD.Dup()
         group: Any = MpiTransport.join(comm).process_group
         for _ in range(5):
-            with Gatherer(group=comm) as first, Gatherer(group=comm) as second:
+            with Gatherer(transport="mpi", group=comm) as first, Gatherer(transport="mpi", group=comm) as second:
                 assert first.all_gather(rank) == second.all_gather(rank) == [0, 1]
         after_good_ones = group._num_channels
-        broken = Gatherer(group=comm)
+        broken = Gatherer(transport="mpi", group=comm)
         if rank == 0:
             with pytest.raises(TransportTimeoutError):
                 broken.all_gather(0, timeout_s=0.1)
         MPI.COMM_WORLD.Barrier()
         broken.close()
         for _ in range(5):
-            with Gatherer(group=comm) as first, Gatherer(group=comm) as second:
+            with Gatherer(transport="mpi", group=comm) as first, Gatherer(transport="mpi", group=comm) as second:
                 assert first.all_gather(rank) == second.all_gather(rank) == [0, 1]
         return after_good_ones, group._num_channels
 
@@ -97,12 +105,12 @@ def test_gatherers_of_a_communicator_use_the_same_duplicates_again(mpi_pools: Mp
 
 def test_a_duplicate_on_which_ranks_have_made_different_numbers_of_calls_is_not_used_again(mpi_pools: MpiPools) -> None:
     def body(rank: int, world_size: int) -> bool:
-        gatherer = Gatherer()
+        gatherer = Gatherer(transport="mpi")
         transport: Any = gatherer.transport
         used = transport._channel
         used.num_calls += rank
         gatherer.close()
-        with Gatherer() as another:
+        with Gatherer(transport="mpi") as another:
             assert another.all_gather(rank) == [0, 1]
             transport = another.transport
             return bool(used.index == transport._channel.index)
@@ -119,7 +127,7 @@ def test_a_rank_that_never_comes_to_the_first_gatherer_of_a_communicator_is_a_se
         if rank == 0:
             for _ in range(2):
                 with pytest.raises(SetupError) as raised:
-                    Gatherer(group=comm, timeout_s=0.3)
+                    Gatherer(transport="mpi", group=comm, timeout_s=0.3)
                 texts.append(str(raised.value))
         MPI.COMM_WORLD.Barrier()
         return texts
@@ -134,13 +142,13 @@ def test_a_rank_that_never_comes_to_a_later_one_is_named_and_the_communicator_st
         from mpi4py import MPI
 
         text = ""
-        Gatherer().close()
+        Gatherer(transport="mpi").close()
         if rank != 2:
             with pytest.raises(SetupError) as raised:
-                Gatherer(timeout_s=0.3)
+                Gatherer(transport="mpi", timeout_s=0.3)
             text = str(raised.value)
         MPI.COMM_WORLD.Barrier()
-        with Gatherer() as gatherer:
+        with Gatherer(transport="mpi") as gatherer:
             assert gatherer.all_gather(rank) == [0, 1, 2]
         return text
 
