@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-_INTERFACE = "eth0"
+INTERFACE = "eth0"
+"""Of each host."""
 _STAY = 'mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs "$TMPDIR" && echo ready && exec cat'
 """Ends with its input, and so with the process that began it."""
 
@@ -56,11 +57,11 @@ class NetworkHosts:
     def _add(self, host: int, name: str) -> None:
         (self._folder / f"host-{host}").mkdir()
         _ip("netns", "add", name)
-        ends = ["link", "add", f"to-{host}", "type", "veth", "peer", "name", _INTERFACE, "netns", name]
+        ends = ["link", "add", f"to-{host}", "type", "veth", "peer", "name", INTERFACE, "netns", name]
         _ip("-n", self._hub, *ends)
         _ip("-n", self._hub, "link", "set", f"to-{host}", "master", "bridge", "up")
-        _ip("-n", name, "addr", "add", f"{address(host)}/24", "dev", _INTERFACE)
-        _ip("-n", name, "link", "set", _INTERFACE, "up")
+        _ip("-n", name, "addr", "add", f"{address(host)}/24", "dev", INTERFACE)
+        _ip("-n", name, "link", "set", INTERFACE, "up")
         _ip("-n", name, "link", "set", "lo", "up")
         self._keep(host, name)
 
@@ -88,11 +89,11 @@ class NetworkHosts:
 
     def environment(self, host: int) -> dict[str, str]:
         """The variables that go with it."""
-        return os.environ | {"GLOO_SOCKET_IFNAME": _INTERFACE, "TMPDIR": str(self._folder / f"host-{host}")}
+        return os.environ | {"GLOO_SOCKET_IFNAME": INTERFACE, "TMPDIR": str(self._folder / f"host-{host}")}
 
     def sent_nbytes(self, host: int) -> int:
         """How many bytes have left a host over its network, headers of packets included."""
-        told = _ip("-n", self._names[host], "-s", "-j", "link", "show", _INTERFACE)
+        told = _ip("-n", self._names[host], "-s", "-j", "link", "show", INTERFACE)
         return int(json.loads(told)[0]["stats64"]["tx"]["bytes"])
 
     def set_link(self, host: int, state: str) -> None:

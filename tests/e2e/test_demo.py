@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from gather_transports.shm import ShmTransport
+
 _MARK = "DEMO_TEST_MARK"
 _WITHIN_S = 60.0
 _ENDS_WITHIN_S = 10.0
@@ -103,10 +105,22 @@ def test_a_small_demo_learns_and_proves_that_workers_and_one_process_agree() -> 
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert "2 workers and 1 process agree on loss and gradient" in demo.stdout
     assert "epoch 1/1" in demo.stdout
-    assert "all_gather_object" in demo.stdout
+    assert "torch.distributed.all_gather_object" in demo.stdout
+    assert "Gatherer over " in demo.stdout
     before, after = (float(line.split("│")[2].strip(" %")) for line in demo.stdout.splitlines() if "recall@10" in line)
     assert before < 3
     assert after > 30
+
+
+def test_it_says_in_one_line_which_transport_auto_has_chosen_and_why() -> None:
+    demo = _run(["-m", "gather_core", *_SMALL], COLUMNS="60")
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    (line,) = (line for line in demo.stdout.splitlines() if line.startswith("rank 0 of 2"))
+    if ShmTransport.unavailable(None) is None:
+        assert "transport shm (auto: shm, as all 2 ranks are on one host)" in line
+    else:
+        assert "transport gloo (auto: gloo, the first that all 2 ranks can use; shm: " in line
+    assert line.endswith("slots of 16384 bytes")
 
 
 def test_an_error_of_all_workers_is_told_once_and_without_a_traceback() -> None:

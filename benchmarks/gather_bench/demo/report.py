@@ -20,7 +20,7 @@ def agrees_with_one_process(result: Result) -> bool:
 
 def print_report(console: Console, options: Options, result: Result) -> None:
     """Prints what was learnt, whether it is right, what was gathered and how long that took."""
-    console.print(result.description, highlight=False, style="dim")
+    console.print(result.description, highlight=False, soft_wrap=True)  # one line, however long
     console.print(_training(options, result))
     console.print(_gathering(options, result))
     console.print(_times(result))

@@ -22,9 +22,13 @@ def compare_gather_times(objects: list[Any], gatherer: Gatherer, fitting: Gather
         Seconds on the slowest worker, median, by way; `gatherer` comes first.
     """
     max_size = max(gatherer.all_gather(seed_nbytes(objects), tag="max_size"))
-    ways: dict[str, Way] = {f"Gatherer, slots of {gatherer.slot_nbytes} bytes": lambda: gatherer.all_gather(objects)}
+    ways: dict[str, Way] = {_name(gatherer): lambda: gatherer.all_gather(objects)}
     if fitting.slot_nbytes != gatherer.slot_nbytes:
-        ways[f"Gatherer, slots of {fitting.slot_nbytes} bytes"] = lambda: fitting.all_gather(objects)
+        ways[_name(fitting)] = lambda: fitting.all_gather(objects)
     ways["torch.distributed.all_gather_object"] = lambda: torch_all_gather_object(objects)
     ways[f"all_gather_list of DPR, max_size={max_size}"] = lambda: seed_all_gather_list(objects, max_size)
     return slowest_rank_medians(ways, _ROUNDS, _CALLS)
+
+
+def _name(gatherer: Gatherer) -> str:
+    return f"Gatherer over {gatherer.transport.spec}, slots of {gatherer.slot_nbytes} bytes"
