@@ -96,6 +96,16 @@ def _shared_memory_of(rank: MpiRank) -> list[str]:
     return _OF_MPICH.findall(Path(f"/proc/{rank._pid}/maps").read_text())
 
 
+def unused_memory_of_mpich() -> set[Path]:
+    """What MPICH has left in /dev/shm: nobody has it mapped."""
+    there = set(Path("/dev/shm").glob("mpich_shm_*"))
+    mapped: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            mapped.update(_OF_MPICH.findall(maps.read_text(errors="replace")))
+    return {path for path in there if str(path) not in mapped}
+
+
 class MpiPool(RankPool):
     """Runs bodies on all ranks of a job of `world_size` ranks."""
 

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mpi_pool import MPIEXEC, missing
+from mpi_pool import MPIEXEC, missing, unused_memory_of_mpich
 from worker_process import environment
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -41,6 +42,15 @@ if gatherer.rank == 0:
         print(type(exc).__name__, exc)
 print("the end")
 """
+
+
+@pytest.fixture(autouse=True)
+def memory_of_mpich() -> Iterator[None]:
+    """Deletes what MPICH leaves where it ends the other ranks of a job, as it does when one has failed."""
+    before = unused_memory_of_mpich()
+    yield
+    for path in unused_memory_of_mpich() - before:
+        path.unlink(missing_ok=True)
 
 
 def run_job(script: str, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
