@@ -8,7 +8,7 @@ a host is counted by its network interface, headers of packets included.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from gather_core import Gatherer
 HIERARCHICAL, FITTING, GLOO, TORCH = "shm+gloo", "shm+gloo, fitting slot", "gloo", "all_gather_object"
 _FITTING_SLOT_NBYTES = 160 * 1024
 """Holds one rank's DPR step, so that it needs no second round."""
+_FLOORS_ARE_FOR = (2, 2)
+"""Hosts, and ranks on each."""
 _ROUNDS = 15
 _TIMEOUT_S = 120
 _COLUMNS = f"per call: median of the slowest rank, what leaves the host that sends most, times faster than {TORCH}"
@@ -80,7 +82,8 @@ def measure(num_hosts: int, ranks_per_host: int, rounds: int) -> list[Row]:
         NoHostsError: This machine does not allow it.
     """
     host_of_rank = [host for host in range(num_hosts) for _ in range(ranks_per_host)]
-    return [Row(**row) for row in run_host_ranks(host_of_rank, "gather_bench.hosts:measure_on_rank", rounds)]
+    rows = [Row(**row) for row in run_host_ranks(host_of_rank, "gather_bench.hosts:measure_on_rank", rounds)]
+    return rows if (num_hosts, ranks_per_host) == _FLOORS_ARE_FOR else [replace(row, floor=0) for row in rows]
 
 
 def measure_on_rank(rounds: int) -> list[dict[str, Any]]:
