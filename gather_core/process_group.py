@@ -1,4 +1,4 @@
-"""How transports and drop-ins find a torch.distributed group: the only file of the core that asks who we are."""
+"""How transports and drop-ins find a torch.distributed group: the only file of the core that asks torch who we are."""
 
 from typing import Any
 
