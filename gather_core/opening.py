@@ -7,7 +7,7 @@ from dataclasses import replace
 from gather_core.auto_choice import Option, described
 from gather_core.background import run_bounded
 from gather_core.deadline import Deadline
-from gather_core.errors import SetupError, TransportTimeoutError, summarize
+from gather_core.errors import PeerLostError, SetupError, TransportTimeoutError, summarize
 from gather_core.handshake import Ballot, always_fine, failure_fact
 from gather_core.registry import get_transport
 from gather_core.scratch_store import ScratchStore
@@ -65,7 +65,7 @@ def open_everywhere(
             own = replace(context, store=store, scope=f"{context.scope}/{name}")
             transport.open(own, slot_nbytes, timeout_s=deadline.remaining_s())
         except BaseException as exc:
-            ballot.fail(summarize(exc), exc.missing if isinstance(exc, TransportTimeoutError) else ())
+            ballot.fail(summarize(exc), _at_fault(exc))
             if not isinstance(exc, Exception):
                 raise
             failure = exc
@@ -80,3 +80,10 @@ def open_everywhere(
             run_bounded(store.tidy_up, _TIDY_WITHIN_S)
         except (TimeoutError, RuntimeError) as exc:
             _log.debug("keys are left in the job's store: %s", exc)
+
+
+def _at_fault(exc: BaseException) -> Sequence[int]:
+    """The ranks that a failed opening names; none where it is this one's own failure."""
+    if isinstance(exc, TransportTimeoutError):
+        return exc.missing
+    return exc.ranks if isinstance(exc, PeerLostError) else ()

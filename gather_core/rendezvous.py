@@ -229,7 +229,7 @@ def _make_transport(transport: str | Transport, context: GroupContext) -> Transp
         raise SettingsError("this transport belongs to another Gatherer already: give each one of its own")
     parts = transport_classes(transport)[1:] if isinstance(transport, str) else ()
     if reason := made.unavailable(context) or unavailable(parts, context):
-        raise TransportError(f"transport {made.name!r} is not available here: {reason}")
+        raise TransportError(f"transport {made.spec!r} is not available here: {reason}")
     return made
 
 

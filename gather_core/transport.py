@@ -47,6 +47,8 @@ class Capabilities:
     lasting_views: bool = False
     """What an exchange returns stays as it is until the next one, also where `slot` is called in between; so it can
     be the transport inside a host that `hierarchical` joins with one between hosts."""
+    needs_whole_group: bool = False
+    """It serves the group that `join` has found, and no part of it."""
     shares_group: bool = False
     """It uses the job's own group, so never beside another collective of that group."""
 

@@ -11,7 +11,9 @@ from gather_core import (
     AbortedError,
     Gatherer,
     GatherError,
+    PeerLostError,
     RemoteEncodeError,
+    SetupError,
     SlotOverflowError,
     TransportError,
     TransportTimeoutError,
@@ -21,6 +23,8 @@ from gather_core.testing import TransportContract
 from gather_core.transport import GroupContext, Transport
 from gather_transports import hierarchical
 from gather_transports.hierarchical import HierarchicalTransport
+from gather_transports.host_blocks import LONGEST_FAILURE_NBYTES, raise_failure, write_failure
+from gather_transports.host_failures import renumbered
 from gather_transports.threads import ThreadGroup, ThreadsTransport
 
 
@@ -88,6 +92,10 @@ class Between(ThreadsTransport):
 
 def _join_within(group: object, *, timeout_s: float) -> GroupContext:
     return replace(ThreadsTransport.join_within(group, timeout_s=timeout_s), hosts=HOSTS)
+
+
+def _stay_away(*_: Any, **__: Any) -> None:
+    threading.Event().wait(3)
 
 
 class OverThreads(HierarchicalTransport):
@@ -226,7 +234,8 @@ def test_a_rank_that_never_comes_is_named_in_group_ranks_on_every_host() -> None
     found = without_notes(body)
     for rank in (0, 1, 2, 3, 5):
         assert isinstance(found[rank], TransportTimeoutError), found[rank]
-        assert found[rank].missing in ((4,), (1,)), found[rank]  # host 0 may give up before the leader 1 tells of 4
+        assert found[rank].missing == (4,), found[rank]
+        assert "rank 4 did not come" in str(found[rank])
 
 
 def test_what_goes_wrong_between_hosts_is_told_inside_them() -> None:
@@ -243,6 +252,109 @@ def test_what_goes_wrong_between_hosts_is_told_inside_them() -> None:
     assert all(isinstance(outcome, TransportError) for outcome in found)
     for rank in (1, 4):
         assert "the cable is out" in str(found[rank])
+
+
+@pytest.mark.parametrize("stuck", [1, 3, 4])
+def test_a_rank_that_does_not_open_is_named_in_group_ranks_by_all_others(stuck: int) -> None:
+    """A leader, one that is alone on its host, and a follower."""
+
+    def on_rank(member: Any) -> Any:
+        transport = OverThreads()
+        if member.rank == stuck:
+            transport.open = _stay_away  # type: ignore[method-assign]
+        with Gatherer(transport=transport, group=member, timeout_s=1):
+            return None
+
+    for rank, outcome in enumerate(ThreadGroup(len(HOSTS)).run(on_rank)):
+        if rank != stuck:
+            assert isinstance(outcome, SetupError), outcome
+            assert list(outcome.failures) == [stuck], outcome
+
+
+def test_a_rank_of_which_only_its_leader_knows_that_it_is_late_is_not_taken_for_the_leader() -> None:
+    """Rank 5 enters long before its leader, which then waits for rank 2."""
+    early = threading.Event()
+
+    def body(transport: Transport) -> Any:
+        transport.slot(10)
+        if transport.rank == 5:
+            early.set()
+            return transport.all_gather_slots(10, timeout_s=0.6)
+        early.wait(10)
+        threading.Event().wait(0.3)
+        return None if transport.rank == 2 else transport.all_gather_slots(10, timeout_s=0.6)
+
+    found = without_notes(body)
+    assert 0 not in found[5].missing
+    assert found[0].missing == (2,)
+
+
+def test_a_transport_of_another_gatherer_is_refused_and_left_alone() -> None:
+    def on_rank(member: Any) -> Any:
+        inner = ThreadsTransport()
+        with Gatherer(transport=inner, group=member, timeout_s=20) as working:
+            joint = OverThreads()
+            joint._inner = inner
+            with pytest.raises(SetupError, match="belongs to another Gatherer already"):
+                Gatherer(transport=joint, group=member, timeout_s=20)
+            return working.all_gather(member.rank)
+
+    assert ThreadGroup(len(HOSTS)).run(on_rank) == [list(range(len(HOSTS)))] * len(HOSTS)
+
+
+@pytest.mark.parametrize("outer", ["all_gather_object", "mpi"])
+def test_what_needs_all_ranks_cannot_connect_leaders(outer: str) -> None:
+    reason = get_transport(f"threads+{outer}").unavailable(contexts_on((0, 1))[0])
+    assert reason is not None
+    assert outer in reason
+
+
+def test_no_failure_is_its_own_cause() -> None:
+    def body(gatherer: Gatherer) -> Any:
+        gatherer.all_gather(0)
+        if gatherer.rank == 2:
+            raise ZeroDivisionError("by design")
+        gatherer.all_gather(1)
+
+    for outcome in outcomes(body):
+        seen = []
+        while outcome is not None:
+            assert outcome not in seen
+            seen.append(outcome)
+            outcome = outcome.__cause__
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the process of rank 1 has ended", "the process of rank 4 has ended"),
+        ("ranks 0-1 did not come", "ranks 2, 4 did not come"),
+        ("ranks 0, 2 in 3 s; rank 2 stopped", "ranks 2, 7 in 3 s; rank 7 stopped"),
+        ("rank 9 is none of ours", "rank 9 is none of ours"),
+        ("ranking 1", "ranking 1"),
+    ],
+)
+def test_texts_name_ranks_of_the_group(text: str, expected: str) -> None:
+    assert renumbered(text, [2, 4, 7]) == expected
+
+
+@pytest.mark.parametrize("reason", ["é" * 300, "\x01" * 300, "\n" * 300, "a: b: c", ""])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda text: AbortedError(text, 3),
+        lambda text: PeerLostError(text, [1, 2]),
+        lambda text: TransportTimeoutError(text, [5]),
+    ],
+    ids=["aborted", "lost", "late"],
+)
+def test_a_failure_keeps_class_and_ranks_on_its_way_to_another_host(reason: str, make: Any) -> None:
+    failure = make(reason)
+    block = memoryview(bytearray(LONGEST_FAILURE_NBYTES))
+    assert write_failure(block, failure) <= LONGEST_FAILURE_NBYTES
+    with pytest.raises(type(failure)) as caught:
+        raise_failure(block)
+    assert caught.value.args[1:] == failure.args[1:]
 
 
 def test_after_a_failure_it_is_unusable() -> None:

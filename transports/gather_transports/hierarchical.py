@@ -10,17 +10,10 @@ Larger payloads go the same way, a chunk of each host's at a time, so that the s
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from gather_core.deadline import Deadline
-from gather_core.errors import (
-    AbortedError,
-    PeerLostError,
-    TransportError,
-    TransportTimeoutError,
-    format_ranks,
-    summarize,
-)
+from gather_core.errors import TransportError, TransportTimeoutError, summarize
 from gather_core.local_store import ScopedStore
 from gather_core.memory import align
 from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
@@ -35,6 +28,7 @@ from gather_transports.host_blocks import (
     write_block,
     write_failure,
 )
+from gather_transports.host_failures import in_group_ranks
 from gather_transports.host_map import HostMap
 from gather_transports.host_routes import Route, all_gather_route, all_to_all_route
 
@@ -46,8 +40,9 @@ _PREFIX_NBYTES = 64
 _LANDING_NBYTES = 16 << 20
 """What the chunks of all hosts together take in a leader's shared memory, in bytes."""
 _LEAST_CHUNK_NBYTES = 256 << 10
-_GRACE_S = 1.0
-"""What a host waits for its leader beyond the deadline: to hear which others did not come, in seconds."""
+_GRACE_S = 0.5
+"""What leaders wait for each other beyond the deadline, to hear who did not come inside a host; a host waits twice as
+long for its leader. In seconds."""
 
 
 class HierarchicalTransport(Transport):
@@ -71,6 +66,7 @@ class HierarchicalTransport(Transport):
         self._round_1_nbytes = 0
         self._mine = memoryview(b"")
         self._has_failed = False
+        self._opened: list[Transport] = []
         self._check: Callable[[], None] = inner.check_interrupt
         self._interrupt: BaseException | None = None
 
@@ -78,6 +74,8 @@ class HierarchicalTransport(Transport):
         for part in (self._inner, self._outer):
             if reason := part.unavailable(context):
                 return f"{part.name}: {reason}"
+        if self._outer.capabilities.needs_whole_group:
+            return f"{self._outer.name} cannot be the transport between hosts: it needs all ranks, not only the leaders"
         return None
 
     @property
@@ -103,8 +101,7 @@ class HierarchicalTransport(Transport):
 
     @check_interrupt.setter
     def check_interrupt(self, check: Callable[[], None]) -> None:
-        self._check = check
-        self._inner.check_interrupt = self._outer.check_interrupt = self._note_interrupt
+        self._check = check  # which those that are opened call through `_note_interrupt`
 
     def _note_interrupt(self) -> None:
         """Lets an interrupt pass, and remembers it: it names group ranks, other than what the transports raise."""
@@ -122,41 +119,60 @@ class HierarchicalTransport(Transport):
         return f"{self._inner.fingerprint()}+{self._outer.fingerprint()}"
 
     def open(self, context: GroupContext, slot_nbytes: int, *, timeout_s: float) -> None:
-        for part in (self._inner, self._outer):
-            if part.taken:
-                raise TransportError(f"{part.name} belongs to another Gatherer already: give each one of its own")
-            part.taken = True
+        if any(part.taken for part in (self._inner, self._outer)):
+            raise TransportError("one of its transports belongs to another Gatherer already: give each one of its own")
         if not (self._inner.capabilities.elastic_slots and self._inner.capabilities.lasting_views):
             raise TransportError(f"{self._inner.name} cannot be the transport inside a host: use shm, as in 'shm+gloo'")
         deadline = Deadline(timeout_s)
         self._map = HostMap.of(context.rank, context.hosts or (0,) * context.world_size)
         self._slot_nbytes = slot_nbytes
-        self._open_inner(context, deadline)
-        if self._map.num_hosts > 1:
-            self._open_outer(context, deadline)
-        else:
+        try:
+            self._open_inner(context, deadline)
+        except TransportError as exc:
+            self._raise(exc, self._map.here, "inside the host")
+        if self._map.num_hosts == 1:
             self._round_1_nbytes = self._inner.round_1_nbytes
+            return
+        nbytes = 0
+        if self._map.leads:
+            try:
+                nbytes = self._open_outer(context, deadline)
+            except TransportError as exc:
+                self._raise(exc, self._map.leaders, "between hosts")
+        self._round_1_nbytes = max(self._told_by_leader(nbytes, context, deadline), self._slot_nbytes)
 
     def _open_inner(self, context: GroupContext, deadline: Deadline) -> None:
         here = self._map.here
         inside = _context_of(context, f"host-{self._map.host}", here, (0,) * len(here))
         nbytes = max(_PREFIX_NBYTES + self._slot_nbytes, LONGEST_FAILURE_NBYTES)
-        self._inner.open(inside, align(nbytes), timeout_s=deadline.remaining_s())
+        self._open(self._inner, inside, nbytes, deadline)
 
-    def _open_outer(self, context: GroupContext, deadline: Deadline) -> None:
-        """Connects the leaders, which tell their hosts how much round 1 carries."""
-        most = self._map.most_on_one_host
-        nbytes = 0
-        if self._map.leads:
-            leaders = self._map.leaders
-            between = _context_of(context, "leaders", leaders, tuple(range(len(leaders))))
-            outer_nbytes = max(block_nbytes(most, self._slot_nbytes), LONGEST_FAILURE_NBYTES)
-            self._outer.open(between, align(outer_nbytes), timeout_s=deadline.remaining_s())
-            nbytes = longest_slot(self._outer.round_1_nbytes, most)
+    def _open(self, part: Transport, context: GroupContext, slot_nbytes: int, deadline: Deadline) -> None:
+        part.taken = True
+        part.check_interrupt = self._note_interrupt
+        self._opened.append(part)
+        part.open(context, align(slot_nbytes), timeout_s=deadline.remaining_s())
+
+    def _open_outer(self, context: GroupContext, deadline: Deadline) -> int:
+        """(leaders) Connects them; returns how much of a slot round 1 carries."""
+        most, leaders = self._map.most_on_one_host, self._map.leaders
+        between = _context_of(context, "leaders", leaders, tuple(range(len(leaders))))
+        nbytes = max(block_nbytes(most, self._slot_nbytes), LONGEST_FAILURE_NBYTES)
+        context.store.set(_leader_key(self._map.rank), "")
+        self._open(self._outer, between, nbytes, deadline)
+        return longest_slot(self._outer.round_1_nbytes, most)
+
+    def _told_by_leader(self, nbytes: int, context: GroupContext, deadline: Deadline) -> int:
+        """(all ranks) Returns what the leader of this host hands in."""
         told = self._inner.slot(_PREFIX_NBYTES)
         told[:8] = nbytes.to_bytes(8, "little")
-        slots = self._inner.all_gather_slots(_PREFIX_NBYTES, timeout_s=deadline.remaining_s())
-        self._round_1_nbytes = max(int.from_bytes(slots[0][:8], "little"), self._slot_nbytes)
+        try:
+            return int.from_bytes(self._exchange_inside(_PREFIX_NBYTES, deadline)[0][:8], "little")
+        except TransportTimeoutError as exc:
+            if self._map.leads:
+                raise
+            late = [rank for rank in self._map.leaders if not context.store.check([_leader_key(rank)])]
+            raise TransportTimeoutError("not all leaders of hosts came to connect in time", late) from exc
 
     @property
     def rank(self) -> int:
@@ -212,7 +228,7 @@ class HierarchicalTransport(Transport):
         try:
             views = self._exchange_inside(nbytes, deadline)
         except TransportError as exc:
-            self._tell("other hosts", self._outer, exc, min(deadline.remaining_s(), _GRACE_S))
+            self._tell("other hosts", self._outer, exc, _GRACE_S)
             raise
         lengths = [int.from_bytes(view[:8], "little") for view in views]
         return [view[_PREFIX_NBYTES : _PREFIX_NBYTES + length] for view, length in zip(views, lengths, strict=True)]
@@ -233,7 +249,7 @@ class HierarchicalTransport(Transport):
                 for rank, slot in zip(members, read_block(block, len(members)), strict=True):
                     slots[rank] = slot
         except TransportError as exc:
-            self._tell("own host", self._inner, exc, deadline.remaining_s())
+            self._tell("own host", self._inner, exc, _GRACE_S)
             raise
         return slots
 
@@ -308,23 +324,32 @@ class HierarchicalTransport(Transport):
         return nbytes
 
     def _published(self, nbytes: int, deadline: Deadline) -> memoryview:
-        """The second exchange inside the host: what its leader has to say."""
-        return self._exchange_inside(nbytes, deadline, _GRACE_S)[0]
+        """The second exchange inside the host: what its leader has to say, or another host through it."""
+        try:
+            return self._exchange_inside(nbytes, deadline, 2 * _GRACE_S)[0]
+        except TransportTimeoutError as exc:
+            if self._map.leads:
+                raise
+            # The leader waits for others itself: it is not the one that is missing.
+            text = f"rank {self._map.here[0]}, which leads this host, has not heard of all other hosts"
+            raise TransportTimeoutError(text) from exc
 
     def _exchange_inside(self, nbytes: int, deadline: Deadline, grace_s: float = 0.0) -> Sequence[memoryview]:
         try:
             return self._inner.all_gather_slots(nbytes, timeout_s=deadline.remaining_s() + grace_s)
         except TransportError as exc:
-            raise self._in_group_ranks(exc, self._map.here, "inside the host") from exc
+            self._raise(exc, self._map.here, "inside the host")
 
     def _between_hosts(self, exchange: Callable[[float], T], deadline: Deadline) -> T:
         """(leader) Calls the outer transport; where that fails, the own host is told, which waits a little longer."""
         try:
-            return exchange(deadline.remaining_s())
+            return exchange(deadline.remaining_s() + _GRACE_S)
         except TransportError as exc:
-            failure = self._in_group_ranks(exc, self._map.leaders, "between hosts")
-            self._tell("own host", self._inner, failure, _GRACE_S)
-            raise failure from exc
+            try:
+                self._raise(exc, self._map.leaders, "between hosts")
+            except TransportError as failure:
+                self._tell("own host", self._inner, failure, _GRACE_S)
+                raise
 
     def _tell(self, whom: str, transport: Transport, failure: TransportError, timeout_s: float) -> None:
         """(leader) Sends a failure where the others wait for a block."""
@@ -334,22 +359,12 @@ class HierarchicalTransport(Transport):
         except TransportError as exc:
             _log.debug("%s not told that this one failed: %s", whom, summarize(exc))
 
-    def _in_group_ranks(self, exc: TransportError, ranks: Sequence[int], where: str) -> TransportError:
-        """What a transport raises names ranks as it numbers them: this names group ranks."""
-        if exc is self._interrupt:
-            return exc
-        if isinstance(exc, TransportTimeoutError) and exc.missing:
-            missing = [ranks[rank] for rank in exc.missing]
-            return TransportTimeoutError(f"{format_ranks(missing)} did not come in time, {where}", missing)
-        if isinstance(exc, TransportTimeoutError):
-            return TransportTimeoutError(f"{where}: {exc}")
-        if isinstance(exc, PeerLostError):
-            lost = [ranks[rank] for rank in exc.ranks]
-            return PeerLostError(f"{format_ranks(lost)} lost, {where}" if lost else f"{where}: {exc}", lost)
-        if isinstance(exc, AbortedError):
-            _, _, reason = str(exc).partition(": ")
-            return AbortedError(f"rank {ranks[exc.rank]} aborted: {reason}", ranks[exc.rank])
-        return exc
+    def _raise(self, exc: TransportError, ranks: Sequence[int], where: str) -> NoReturn:
+        """Raises what a transport has raised, in group ranks; an interrupt has them already."""
+        interrupt, self._interrupt = self._interrupt, None
+        if exc is interrupt:
+            raise exc
+        raise in_group_ranks(exc, ranks, where) from exc
 
     def peers(self) -> list[PeerState]:
         states = [PeerState.UNKNOWN] * self._map.world_size
@@ -362,13 +377,17 @@ class HierarchicalTransport(Transport):
         return states
 
     def abort(self, reason: str) -> None:
-        self._inner.abort(reason)
-        if self._map.leads and self._map.num_hosts > 1:
-            self._outer.abort(reason)
+        for part in self._opened:
+            part.abort(reason)
 
     def close(self) -> None:
-        self._inner.close()
-        self._outer.close()
+        for part in self._opened:  # not what belongs to another Gatherer, and so was refused
+            part.close()
+
+
+def _leader_key(rank: int) -> str:
+    """Set by a leader that has come to connect."""
+    return f"leader/{rank}"
 
 
 def _context_of(context: GroupContext, name: str, ranks: Sequence[int], hosts: tuple[int, ...]) -> GroupContext:

@@ -98,7 +98,14 @@ def _failure_text(failure: BaseException) -> bytes:
         said |= {"kind": "aborted", "ranks": [failure.rank]}
     if said["kind"] != "other":
         said["text"] = shorten(str(failure), _TEXT_NBYTES)
-    return json.dumps(said).encode()[: LONGEST_FAILURE_NBYTES - STATUS_NBYTES]
+    encoded = _as_json(said)
+    if len(encoded) > LONGEST_FAILURE_NBYTES - STATUS_NBYTES:  # of characters that JSON writes as six
+        encoded = _as_json(said | {"text": shorten(str(said["text"]), _TEXT_NBYTES // 6)})
+    return encoded
+
+
+def _as_json(said: dict[str, object]) -> bytes:
+    return json.dumps(said, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _read_failure(text: memoryview) -> TransportError:

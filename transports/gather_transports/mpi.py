@@ -49,7 +49,7 @@ class MpiTransport(Transport):
     """
 
     name = "mpi"
-    capabilities = Capabilities(locality="any")
+    capabilities = Capabilities(locality="any", needs_whole_group=True)
 
     def __init__(self, *, algorithm: Algorithm = "auto", chunk_nbytes: int = _CHUNK_NBYTES) -> None:
         if algorithm not in ("auto", "allgatherv", "direct"):

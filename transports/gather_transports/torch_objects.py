@@ -27,6 +27,7 @@ class AllGatherObjectTransport(Transport):
         deadline=False,
         death_detection="timeout",
         trust=Trust.CODE,
+        needs_whole_group=True,
         shares_group=True,
     )
 
