@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gather_core import SettingsError
 from mpi_pool import MPIEXEC, missing, unused_memory_of_mpich
 from worker_process import environment
 
@@ -94,3 +95,17 @@ def test_a_process_that_a_rank_has_started_does_not_take_itself_for_a_rank(tmp_p
     job = run_job(f"import subprocess, sys; subprocess.run({command}, check=True)", tmp_path)
     assert job.returncode == 0, job.stderr
     assert job.stdout.count("rank 0 of 1") == 2
+
+
+def test_a_job_that_torchrun_started_is_not_gathered_from_one_rank_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.distributed as dist
+
+    from gather_transports import mpi_group
+
+    monkeypatch.setattr(mpi_group, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    mpi_group._check_against_torch(2)
+    with pytest.raises(
+        SettingsError, match=r"MPI knows 1 of the 2 ranks of torch\.distributed: start the job with mpiexec"
+    ):
+        mpi_group._check_against_torch(1)

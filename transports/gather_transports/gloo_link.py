@@ -106,7 +106,8 @@ class GlooLink:
             if deadline.passed():
                 raise TransportTimeoutError(f"not all ranks came within {deadline.timeout_s:.3g} s")
         if self._failure is not None:
-            raise self._failure if self._aborted is None else self._ended()
+            # What breaks because it is closed here, by another thread, is no fault of a peer's.
+            raise self._failure if self._aborted is None and self._group else self._ended()
         self._has_failed = False
         return cast(T, self._result)
 

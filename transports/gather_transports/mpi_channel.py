@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gather_core.deadline import Deadline
 from gather_core.errors import AbortedError, TransportError
-from gather_transports.mpi_waits import complete, keep_for_ever
+from gather_transports.mpi_waits import begin, complete, keep_for_ever
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -54,7 +54,7 @@ class Channel:
             raise self._ended()
         self.is_clean = False
         looks = (check_interrupt, self._look_for_aborts)
-        complete(start(), memory, deadline, looks, nbytes=nbytes, spins=self._spins)
+        complete(begin(start, memory), memory, deadline, looks, nbytes=nbytes, spins=self._spins)
         if self._aborted is not None:
             raise self._ended()
         self.num_calls += 1

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from gather_core.bell import bell_of
 from gather_core.deadline import Deadline
 from gather_core.errors import SettingsError, SetupError, TransportError, shorten, summarize
 from gather_core.local_store import ScopedStore
+from gather_core.process_group import is_initialized
 from gather_core.transport import GroupContext
 from gather_transports.mpi_channel import Channel
 from gather_transports.mpi_store import host_identity, host_store, join_store
@@ -29,6 +31,19 @@ NOT_INSTALLED = "mpi4py is not installed: pip install 'gather-core[mpi]', or mpi
 def is_installed() -> bool:
     """Whether there is mpi4py; does not import it, which would initialise MPI."""
     return importlib.util.find_spec("mpi4py") is not None
+
+
+def _check_against_torch(world_size: int) -> None:
+    """Refuses to gather from fewer ranks than the job has: torchrun has started it, and not mpiexec.
+
+    Raises:
+        SettingsError: torch.distributed has more ranks than MPI.
+    """
+    if is_initialized() and (ranks := sys.modules["torch.distributed"].get_world_size()) > world_size:
+        raise SettingsError(
+            f"MPI knows {world_size} of the {ranks} ranks of torch.distributed: start the job with mpiexec, use "
+            "another transport, or say which communicator is meant, as in group=MPI.COMM_SELF"
+        )
 
 
 def communicator_of(group: object) -> "MPI.Intracomm":
@@ -53,6 +68,7 @@ def communicator_of(group: object) -> "MPI.Intracomm":
             "mpi4py.rc.thread_level, or use an MPI that supports it"
         )
     if group is None:
+        _check_against_torch(MPI.COMM_WORLD.size)
         return MPI.COMM_WORLD
     if isinstance(group, MPI.Comm) and group == MPI.COMM_NULL:
         raise ValueError("this rank is not in the communicator: only its members take part")

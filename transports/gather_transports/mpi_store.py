@@ -4,21 +4,20 @@ import json
 import os
 import socket
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from gather_core.host_identity import kernel_identity
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
 
 _LOOPBACK = "127.0.0.1"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _DISCARD_PORT = 9
 
 
 def host_identity() -> str:
     """What ranks of one host have in common."""
-    boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
-    return f"{socket.gethostname()}/{boot}"
+    return f"{socket.gethostname()}/{kernel_identity() or ''}"
 
 
 def host_store(*, one_host: bool) -> "tuple[TCPStore, str]":

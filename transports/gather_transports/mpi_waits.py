@@ -34,6 +34,23 @@ _abandoned: list[object] = []
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
+def begin(start: "Callable[[], Sequence[MPI.Request]]", memory: object) -> "Sequence[MPI.Request]":
+    """Starts requests; keeps their memory for ever where it fails on the way, as some may have been posted.
+
+    Raises:
+        PeerLostError: MPI reports an error.
+    """
+    try:
+        return start()
+    except BaseException as exc:
+        from mpi4py import MPI
+
+        _abandoned.append(memory)
+        if not isinstance(exc, MPI.Exception):
+            raise
+        raise PeerLostError(f"MPI failed: {summarize(exc)}") from exc
+
+
 def complete(
     requests: "Sequence[MPI.Request]",
     memory: object,
