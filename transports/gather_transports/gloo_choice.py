@@ -46,7 +46,10 @@ class Choice:
         if hub_limit == BY_TABLE:
             hub_limit = HUB_UP_TO_NBYTES_ON_ONE_HOST if self.num_hosts == 1 else HUB_UP_TO_NBYTES
         if num_peers and num_peers * self.world_size * slot_nbytes <= hub_limit:
-            return "hub", self._carried(slot_nbytes, hub_limit // (num_peers * self.world_size))
+            most = hub_limit // (num_peers * self.world_size)
+            if num_peers == 1 and self.hub_up_to_nbytes == BY_TABLE:
+                most = _CARRIED_UP_TO_NBYTES  # as a hub of two sends no byte that direct exchange would not send
+            return "hub", self._carried(slot_nbytes, most)
         if num_peers and slot_nbytes <= self.all_to_all_up_to_nbytes:
             most = min(self.all_to_all_up_to_nbytes, _ALL_TO_ALL_BUFFER_NBYTES // num_peers)
             return "all_to_all", self._carried(slot_nbytes, most)
