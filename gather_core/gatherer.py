@@ -40,7 +40,7 @@ from gather_core.slot import (
 from gather_core.slot_writer import Outgoing, SlotWriter
 from gather_core.small_slots import longest_small_frame, read_small_slots
 from gather_core.stats import Stats
-from gather_core.transport import Transport
+from gather_core.transport import PeerState, Transport
 from gather_core.verdict import Verdict, judge
 
 T = TypeVar("T")
@@ -423,16 +423,18 @@ class Gatherer:
 
     def _break(self, exc: BaseException) -> NoReturn:
         """Breaks the group, tells the others, and raises what is known about the cause; takes 1.5 s at most."""
-        error = exc
+        self._broken = error = exc
         deadline = Deadline(NOTES_WITHIN_S)
-        if isinstance(exc, TransportTimeoutError | PeerLostError | DesyncError):
-            error = self._notes.explain(exc, deadline)
-        elif isinstance(exc, AbortedError):
-            error = self._notes.origin(exc)
-        self._broken = error
-        if not isinstance(error, AbortedError):
-            self._notes.abort(summarize(error), deadline)
-        self._transport.abort(summarize(error))
+        try:
+            if isinstance(exc, TransportTimeoutError | PeerLostError | DesyncError):
+                dead = [rank for rank, state in enumerate(self._transport.peers()) if state is PeerState.DEAD]
+                self._broken = error = self._notes.explain(exc, deadline, dead)
+            elif isinstance(exc, AbortedError):
+                self._broken = error = self._notes.origin(exc)
+            if not isinstance(error, AbortedError):
+                self._notes.abort(summarize(error), deadline)
+        finally:  # also where a Ctrl-C ends the asking
+            self._transport.abort(summarize(error))
         if error is exc:
             raise exc
         raise error from exc

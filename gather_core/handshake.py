@@ -59,10 +59,17 @@ class Ballot:
     _look: "Background[Decision] | None" = field(default=None, init=False, repr=False)
     """What `check` has asked and not been answered yet."""
 
-    def vote(self, fact: Fact, decide: Callable[[Sequence[Fact]], Decision], deadline: Deadline) -> Decision:
+    def vote(
+        self,
+        fact: Fact,
+        decide: Callable[[Sequence[Fact]], Decision],
+        deadline: Deadline,
+        look_around: Callable[[], None] | None = None,
+    ) -> Decision:
         """(all ranks) Publishes this rank's fact and returns the common decision.
 
-        `decide` runs on the last rank to arrive, and not at all if a rank reports a failure.
+        `decide` runs on the last rank to arrive, and not at all if a rank reports a failure. `look_around` is called
+        every 0.25 s meanwhile, and may `fail` for ranks that it finds dead.
 
         Raises:
             SetupError: A rank failed, or did not arrive in time; the same on every rank that arrived. Or the store
@@ -72,7 +79,7 @@ class Ballot:
         overdue = threading.Event()
         call = Background(lambda stop: self._vote(text, decide, deadline, stop, overdue), "gather-core-ballot")
         try:
-            answered = call.start().wait(deadline.remaining_s() + _GRACE_S / 2) or (
+            answered = call.start().wait(deadline.remaining_s() + _GRACE_S / 2, look_around) or (
                 overdue.is_set() and call.wait(2 * _GRACE_S)
             )
         except BaseException as exc:

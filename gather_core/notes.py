@@ -6,6 +6,7 @@ first rank that wants to know rings everybody), `position/<rank>` (each rank's a
 
 import json
 import logging
+from collections.abc import Sequence
 from functools import partial
 from time import sleep
 
@@ -78,19 +79,26 @@ class Notes:
         deadline = deadline or Deadline(NOTES_WITHIN_S)
         call_within(partial(self._send_abort, text), deadline.remaining_s(), "abort")
 
-    def ask(self, deadline: Deadline) -> Answers:
-        """Returns where each rank is, as far as it answers within a second and before an abort explains everything."""
+    def ask(self, deadline: Deadline, dead: Sequence[int] = ()) -> Answers:
+        """Returns where each rank is, as far as it answers within a second and before an abort explains everything.
+
+        Ranks that are known to be dead are not waited for.
+        """
         answers = Answers({self._rank: as_told(self.position)})
-        ended = call_within(partial(self._ask, answers), min(_ASK_WITHIN_S, deadline.remaining_s()), "ask")
+        asking = partial(self._ask, answers, frozenset(dead))
+        ended = call_within(asking, min(_ASK_WITHIN_S, deadline.remaining_s()), "ask")
         cut_short = _EXITING if is_exiting() and not ended else answers.cut_short
         return Answers(dict(answers.positions), cut_short)
 
-    def explain(self, exc: TransportTimeoutError | PeerLostError | DesyncError, deadline: Deadline) -> GatherError:
+    def explain(
+        self, exc: TransportTimeoutError | PeerLostError | DesyncError, deadline: Deadline, dead: Sequence[int] = ()
+    ) -> GatherError:
         """Returns a better error, after asking the others where they are.
 
-        A transport knows addresses at best, and never why a rank is late.
+        A transport knows addresses at best, and never why a rank is late; of `dead` ranks it knows that their
+        processes have ended.
         """
-        answers = self.ask(deadline)
+        answers = self.ask(deadline, dead)
         if not isinstance(exc, DesyncError):  # which every rank finds by itself, from the same slots
             try:
                 self.check()
@@ -113,7 +121,7 @@ class Notes:
         except RuntimeError as exc:
             _log.warning("rank %d could not tell the others that it aborted: %s", self._rank, exc)
 
-    def _ask(self, answers: Answers) -> None:
+    def _ask(self, answers: Answers, dead: frozenset[int]) -> None:
         deadline = Deadline(_ANSWER_WITHIN_S)
         try:
             _post(self._store, self._rank, self.position)
@@ -123,7 +131,7 @@ class Notes:
                 self._on_ring()  # in case that no bell rings: who rang it may have died of it
                 reason_to_stop = self._reason_to_stop()  # before the last look: who aborts may have answered first
                 self._read(answers.positions)
-                if len(answers.positions) == len(self._ranks) or deadline.passed():
+                if len(dead.union(answers.positions)) == len(self._ranks) or deadline.passed():
                     answers.cut_short = ""
                     return
                 if reason_to_stop:

@@ -12,7 +12,7 @@ from gather_core.handshake import Ballot, always_fine, failure_fact
 from gather_core.registry import get_transport
 from gather_core.scratch_store import ScratchStore
 from gather_core.settings import GatherSettings
-from gather_core.transport import GroupContext, Transport
+from gather_core.transport import GroupContext, PeerState, Transport
 
 _log = logging.getLogger("gather_core")
 _TIDY_WITHIN_S = 1.0
@@ -69,7 +69,10 @@ def open_everywhere(
             if not isinstance(exc, Exception):
                 raise
             failure = exc
-        ballot.vote(failure_fact(failure) if failure else {}, always_fine, deadline)
+        if failure is None:
+            ballot.vote({}, always_fine, deadline, lambda: _fail_for_dead(ballot, transport))
+        else:
+            ballot.vote(failure_fact(failure), always_fine, deadline)
     except BaseException as exc:
         transport.close()
         if isinstance(exc, SetupError) and failure is not exc:
@@ -87,3 +90,10 @@ def _at_fault(exc: BaseException) -> Sequence[int]:
     if isinstance(exc, TransportTimeoutError):
         return exc.missing
     return exc.ranks if isinstance(exc, PeerLostError) else ()
+
+
+def _fail_for_dead(ballot: Ballot, transport: Transport) -> None:
+    """Names ranks that have died since they were met, while others wait for their vote."""
+    dead = [rank for rank, state in enumerate(transport.peers()) if state is PeerState.DEAD]
+    if dead:
+        ballot.fail("its process has ended", dead)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,11 @@ from gather_core.background import Background
 from gather_core.deadline import Deadline
 from gather_core.handshake import Ballot, Decision, Fact, always_fine, compare_facts, group_id
 from gather_core.local_store import LocalStore
-from gather_transports.threads import ThreadGroup, ThreadRank
+from gather_core.opening import open_everywhere
+from gather_core.settings import GatherSettings
+from gather_core.testing.thread_ranks import local_contexts
+from gather_core.transport import GroupContext, PeerState
+from gather_transports.threads import ThreadGroup, ThreadRank, ThreadsTransport
 from thread_gatherers import texts
 
 FACT: Fact = {"wire": 1, "codec": "pickle", "slot_nbytes": 1024, "auto": {}, "host": "x"}
@@ -128,6 +133,22 @@ def test_a_rank_that_fails_before_the_others_come_waits_for_nobody() -> None:
         Ballot(store, "stage", 0, 2).check()
     with pytest.raises(SetupError, match="out of luck"):
         Ballot(store, "stage", 0, 2).vote({}, always_fine, Deadline(60))
+
+
+def test_a_rank_that_dies_between_opening_and_its_vote_is_named_before_the_deadline() -> None:
+    class Met(ThreadsTransport):
+        """Has met rank 1, and knows that it has died."""
+
+        def open(self, context: GroupContext, slot_nbytes: int, *, timeout_s: float) -> None:
+            pass
+
+        def peers(self) -> list[PeerState]:
+            return [PeerState.ALIVE, PeerState.DEAD, PeerState.UNKNOWN]
+
+    context = replace(local_contexts(1)[0], world_size=3)
+    with pytest.raises(SetupError) as caught:
+        open_everywhere(Met(), "met", GatherSettings(), context, Deadline(60))
+    assert caught.value.failures == {1: "its process has ended"}
 
 
 def test_what_goes_wrong_while_deciding_is_an_error_on_all_with_its_cause_where_it_happened() -> None:

@@ -15,6 +15,7 @@ from gather_core import (
     AbortedError,
     DesyncError,
     Gatherer,
+    GroupBrokenError,
     PeerLostError,
     RemoteCallError,
     TransportError,
@@ -224,6 +225,43 @@ def test_a_rank_that_the_transport_has_lost_is_told_apart_from_those_that_are_si
     assert isinstance(error, PeerLostError)
     assert error.ranks == (0,)
     assert "no sign of life from ranks 0, 2" in str(error)
+
+
+def test_ranks_that_are_known_to_be_dead_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(duration_s: float) -> None:
+        raise AssertionError("it waits for an answer")
+
+    monkeypatch.setattr("gather_core.notes.sleep", wait)
+    store, bell = LocalStore(), LocalBell()
+    notes = Notes(store, bell, "scope", 1, RANKS)
+    notes.position = IN_ROUND_1
+    error = notes.explain(PeerLostError("lost rank 0", (0,)), Deadline(5), dead=[0, 2])
+    assert isinstance(error, PeerLostError)
+    assert error.ranks == (0,)
+    assert "no sign of life from ranks 0, 2" in str(error)
+    with pytest.raises(AssertionError, match="it waits for an answer"):
+        notes.explain(PeerLostError("lost rank 0", (0,)), Deadline(5), dead=[0])
+
+
+def test_a_break_whose_explanation_is_interrupted_is_still_told_to_the_transport(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def late(nbytes: int, *, timeout_s: float) -> Any:
+        raise TransportTimeoutError("too late")
+
+    def interrupted(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    told: list[str] = []
+    with Gatherer(transport="single") as gatherer:
+        monkeypatch.setattr(gatherer.transport, "all_gather_slots", late)
+        monkeypatch.setattr(gatherer.transport, "abort", told.append)
+        monkeypatch.setattr(Notes, "explain", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            gatherer.all_gather(1)
+        assert told == ["TransportTimeoutError: too late"]
+        with pytest.raises(GroupBrokenError, match="too late"):
+            gatherer.all_gather(1)
 
 
 def test_a_store_that_does_not_answer_holds_up_a_failed_operation_for_seconds_at_most(fail: threading.Event) -> None:

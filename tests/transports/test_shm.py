@@ -1,22 +1,28 @@
 """Shared memory within one process: how ranks find each other, what they refuse, and what an exchange leaves."""
 
 import os
+import pkgutil
+import select
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gather_core.errors import AbortedError, SettingsError, TransportError, TransportTimeoutError
+from gather_core.errors import AbortedError, PeerLostError, SettingsError, TransportError, TransportTimeoutError
+from gather_core.local_store import LocalStore
 from gather_core.registry import get_transport
 from gather_core.testing.thread_ranks import local_contexts
 from gather_core.transport import GroupContext, PeerState
 from gather_transports import semaphores, shared_file, shm_rendezvous, shm_wait
+from gather_transports.owned_descriptor import Descriptor
 from gather_transports.process_life import Birth, ProcessLife, own_birth
 from gather_transports.shm import ShmTransport
 from gather_transports.shm_control import ControlBlock, Leave, control_nbytes, create_control
@@ -117,7 +123,7 @@ def test_ranks_on_other_hosts_are_named() -> None:
 
 
 def test_ranks_that_do_not_come_to_open_are_named() -> None:
-    with pytest.raises(TransportTimeoutError, match=r"ranks 1-2 did not come to shared memory in 0\.2 s") as caught:
+    with pytest.raises(TransportTimeoutError, match=r"ranks 1-2 did not come to .* in the 0\.2 s left") as caught:
         ShmTransport().open(local_contexts(3)[0], SLOT, timeout_s=0.2)
     assert caught.value.missing == (1, 2)
 
@@ -222,6 +228,70 @@ def test_a_farewell_is_heard_by_all_and_the_first_counts() -> None:
     assert ranks[1].farewell(0) is None
 
 
+def test_a_farewell_is_not_lost_with_a_rank_that_dies_while_it_reads_it() -> None:
+    with new_file() as fd:
+        create_control(fd, 3)
+        ranks = [ControlBlock(fd, rank, 3) for rank in range(3)]
+    ranks[1].say_farewell(Leave.ABORTED, "out of paper")
+    taken = semaphores.try_wait(semaphores.semaphore_at(ranks[2]._memory, 1024))
+    assert taken == 0, "rank 2 has taken the token, and dies here"
+    assert ranks[0].farewell(1) == (Leave.ABORTED, "out of paper")
+
+
+class Ended(ProcessLife):
+    """A process that has ended."""
+
+    def is_dead(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Leave.ABORTED, "rank 1 aborted: out of paper"),
+        (Leave.CLOSED, "rank 1 closed the transport before this exchange"),
+        (None, "the process of rank 1 has ended"),
+    ],
+)
+def test_a_rank_that_has_said_why_it_leaves_before_it_ended_is_quoted(kind: Leave | None, text: str) -> None:
+    with new_file() as fd:
+        create_control(fd, 2)
+        ranks = [ControlBlock(fd, rank, 2) for rank in range(2)]
+    if kind is not None:
+        ranks[1].say_farewell(kind, "out of paper")
+    life = Ended(own_birth())
+    waiting = shm_wait.PeerWait(ranks[0], 0, {1: life}, may_spin=False)
+    with pytest.raises(AbortedError if kind is Leave.ABORTED else PeerLostError) as caught:
+        waiting.wait_from(waiting.tokens[0], 20, lambda: None)
+    life.close()
+    assert str(caught.value) == text
+
+
+def test_only_ranks_that_have_not_come_are_named_however_slow_the_store_is() -> None:
+    answer = threading.Event()
+
+    class SlowStore(LocalStore):
+        """Does not answer the second time that it is asked for rank 1."""
+
+        num_asked = 0
+
+        def check(self, keys: list[str], /) -> bool:
+            self.num_asked += keys == ["note/1"]
+            if self.num_asked > 1:
+                answer.wait(30)
+            return super().check(keys)
+
+    (context,) = local_contexts(1)
+    context = replace(context, world_size=4, store=SlowStore())
+    note = shm_rendezvous.own_note(shared_file.FileAddress(1, 2, 3, 4), None)
+    for rank in (2, 3):
+        context.store.set(f"note/{rank}", note.to_json())
+    with pytest.raises(TransportTimeoutError, match=r"^rank 1 did not come") as caught:
+        shm_rendezvous.exchange_notes(context, note, 0.3, lambda: None)
+    answer.set()
+    assert caught.value.missing == (1,)
+
+
 def test_tokens_are_of_one_writer_and_one_reader() -> None:
     with new_file() as fd:
         create_control(fd, 3)
@@ -303,6 +373,49 @@ def test_a_close_by_another_thread_ends_a_wait_at_once() -> None:
     assert on_all(local_contexts(2), body)[0] == "the transport is closed"
 
 
+@pytest.mark.parametrize("moment", ["os.posix_fallocate", "gather_transports.shm_region.map_file"])
+def test_a_close_beside_a_growing_slot_harms_no_file_that_is_opened_since(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moment: str
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    transport = ShmTransport()
+    transport.open(local_contexts(1)[0], SLOT, timeout_s=5)
+    others: list[int] = []
+
+    def close_and_go_on(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        closing = threading.Thread(target=transport.close)
+        closing.start()
+        closing.join()
+        others.extend(os.open(tmp_path / str(number), os.O_CREAT | os.O_RDWR) for number in range(4))
+        return function(*args, **options)
+
+    module, _, name = moment.rpartition(".")
+    monkeypatch.setattr(moment, partial(close_and_go_on, getattr(pkgutil.resolve_name(module), name)))
+    with suppress(TransportError):
+        transport.slot(5000)[:5000] = b"x" * 5000
+    assert [os.fstat(fd).st_size for fd in others] == [0] * 4
+    for fd in others:
+        os.close(fd)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_descriptor_is_closed_behind_its_last_user() -> None:
+    descriptor = Descriptor(shared_file.create_file(""))
+    with descriptor as fd:
+        descriptor.close()
+        with pytest.raises(TransportError, match="the transport is closed"), descriptor:
+            pass
+        os.fstat(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    descriptor.close()
+
+
+def test_the_layout_of_semaphores_is_compared() -> None:
+    assert ShmTransport().fingerprint().startswith("shm, layout 2, ")
+    assert ShmTransport().fingerprint().endswith(" bits")
+
+
 def test_states_of_peers_and_of_a_closed_transport() -> None:
     assert on_all(local_contexts(2), lambda transport: transport.peers()) == [[PeerState.ALIVE] * 2] * 2
     transport = ShmTransport()
@@ -327,13 +440,16 @@ def test_what_a_peer_claims_and_has_not_is_an_error() -> None:
 
 def test_a_process_that_ends_is_seen_with_a_pidfd_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
     own = own_birth()
-    assert not ProcessLife(own).is_dead()
-    assert ProcessLife(replace(own, started=own.started - 1)).is_dead(), "a later process of the same pid"
+    other_clock = ProcessLife(replace(own, started=own.started - 1))
+    assert not other_clock.is_dead(), "start times of two time namespaces cannot be compared"
+    other_clock.close()
     assert ProcessLife(Birth((1 << 22) - 1, 5)).is_dead(), "no such process"
     for has_pidfd in (True, False):
         with monkeypatch.context() as patch:
             if not has_pidfd:
                 patch.setattr(os, "pidfd_open", lambda pid: (_ for _ in ()).throw(OSError(38, "no")))
+                assert not ProcessLife(own).is_dead()
+                assert ProcessLife(replace(own, started=own.started - 1)).is_dead(), "a later process of the same pid"
             child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
             with open(f"/proc/{child.pid}/stat", "rb") as file:
                 started = int(file.read().rpartition(b")")[2].split()[19])
@@ -346,6 +462,33 @@ def test_a_process_that_ends_is_seen_with_a_pidfd_and_without(monkeypatch: pytes
             assert life.is_dead()
             life.close()
             life.close()
+
+
+def test_two_threads_may_look_at_a_process_at_once_and_a_third_may_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    polling: list[object] = []
+
+    class Poll:
+        """In the middle of a look, lets others look and close."""
+
+        def register(self, fd: int, events: int) -> None:
+            self.fd = fd
+
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            assert self not in polling, "concurrent poll() invocation"
+            polling.append(self)
+            if len(polling) == 1:
+                assert not life.is_dead()
+                life.close()
+            os.fstat(self.fd)
+            return []
+
+    monkeypatch.setattr(select, "poll", Poll)
+    before = len(os.listdir("/proc/self/fd"))
+    life = ProcessLife(own_birth())
+    assert not life.is_dead()
+    assert len(polling) == 2
+    assert len(os.listdir("/proc/self/fd")) == before, "it is closed behind the last look"
+    assert not life.is_dead(), "nobody asks any more"
 
 
 def test_spinning_ends_where_it_is_in_vain_and_gets_another_chance(monkeypatch: pytest.MonkeyPatch) -> None:

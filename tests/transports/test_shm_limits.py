@@ -48,17 +48,43 @@ def test_a_rank_without_free_descriptors_fails_the_construction_of_all(pool: Ran
     assert pool.values(2, body) == [([1], 0)] * 2
 
 
+def test_larger_objects_need_no_descriptor(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> list[int]:
+        with Gatherer(transport="shm", timeout_s=20) as gatherer:
+            gatherer.all_gather(0)
+            soft = use_up_descriptors()
+            try:
+                return [len(content) for content in gatherer.all_gather(bytes(1 << 20))]
+            finally:
+                allow_descriptors(soft)
+
+    assert pool.values(2, body) == [[1 << 20] * 2] * 2
+
+
+def allow_address_space(more_nbytes: int) -> None:
+    """Bounds what this process may still map; 0: no bound any more."""
+    with open("/proc/self/statm", "rb") as file:
+        used_nbytes = int(file.read().split()[0]) * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (used_nbytes + more_nbytes if more_nbytes else hard, hard))
+
+
 def test_an_area_that_cannot_be_mapped_is_that_ranks_failure_and_the_group_goes_on(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> tuple[list[int], list[int]]:
         with Gatherer(transport="shm", timeout_s=20) as gatherer:
             gatherer.all_gather(0)
-            soft = use_up_descriptors() if rank == 1 else 0
+            large = bytes(32 << 20)
+            if rank == 1:
+                allow_address_space(8 << 20)
             try:
-                with pytest.raises(RemoteEncodeError, match=r"MemoryError: no \d+ bytes of shared memory") as caught:
-                    gatherer.all_gather(bytes(1 << 20) if rank == 1 else b"")
+                with pytest.raises(
+                    RemoteEncodeError, match=r"no \d+ bytes of shared memory: Cannot allocate"
+                ) as caught:
+                    gatherer.all_gather(large if rank == 1 else b"")
             finally:
-                if soft:
-                    allow_descriptors(soft)
+                allow_address_space(0)
+            with gatherer.transport._group._files[0] as fd:  # type: ignore[attr-defined]
+                assert os.fstat(fd).st_blocks * 512 < 1 << 20, "nothing is kept of what was allocated"
             lengths = [len(content) for content in gatherer.all_gather(bytes(1 << 20))]
         return list(caught.value.failures), lengths
 
@@ -87,7 +113,8 @@ def test_another_user_cannot_attach(pool: RankPool) -> None:
 
     def body(rank: int, world_size: int) -> int:
         transport = opened()
-        address = address_of(transport._group._fds[0])  # type: ignore[union-attr]
+        with transport._group._files[0] as fd:  # type: ignore[union-attr]
+            address = address_of(fd)
         child = os.fork()
         if child == 0:
             code = 1

@@ -4,7 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +20,9 @@ from gather_core.errors import (
     TransportError,
     TransportTimeoutError,
 )
+from gather_core.testing.thread_ranks import local_contexts
 from gather_core.transport import GroupContext, PeerState
+from gather_transports.shm import ShmTransport
 from rank_pool import RankPool, reached
 from shm_ranks import exchange, failed, opened, opened_in
 
@@ -162,9 +167,9 @@ def test_a_process_that_opens_and_leaves_the_memory_harms_nobody(pool: RankPool)
     def body(rank: int, world_size: int) -> list[list[bytes]]:
         transport = opened()
         first = exchange(transport, b"1")
-        fd = transport._group._fds[0]  # type: ignore[union-attr]
-        look = f"import os; fd = os.open('/proc/{os.getpid()}/fd/{fd}', os.O_RDWR); assert os.pread(fd, 1, 0)"
-        subprocess.run([sys.executable, "-c", look], check=True)
+        with transport._group._files[0] as fd:  # type: ignore[union-attr]
+            look = f"import os; fd = os.open('/proc/{os.getpid()}/fd/{fd}', os.O_RDWR); assert os.pread(fd, 1, 0)"
+            subprocess.run([sys.executable, "-c", look], check=True)
         second = exchange(transport, b"2")
         transport.close()
         return [first, second]
@@ -194,6 +199,66 @@ def test_a_forked_child_can_neither_use_nor_harm_it(pool: RankPool) -> None:
         return code, everything
 
     assert pool.values(2, body) == [(0, [b"0", b"1"])] * 2
+
+
+def num_traces() -> int:
+    """How many descriptors and mappings of shared memory this process has."""
+    links = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one of looking
+            links.append(os.readlink(entry))
+    return sum("memfd:gather-core" in line for line in [*links, *Path("/proc/self/maps").read_text().splitlines()])
+
+
+def num_traces_in_child(view: memoryview | None) -> int:
+    """The same of a forked child, which also uses a view that it has inherited; 99 where it cannot say."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            if view is not None:
+                view[:5] = b"child"
+            code = num_traces()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("during_open", [False, True])
+def test_a_child_that_is_forked_while_a_thread_uses_it_keeps_nothing_of_it(pool: RankPool, during_open: bool) -> None:
+    def body(rank: int, world_size: int, during_open: bool) -> tuple[bool, int, bytes]:
+        is_inside, go_on = threading.Event(), threading.Event()
+        transport = ShmTransport()
+        nbytes = 40 << 20  # more than is allocated in one step
+
+        def stop() -> None:
+            is_inside.set()
+            go_on.wait(30)
+
+        def use() -> None:
+            if during_open:
+                transport.open(context, nbytes, timeout_s=30)
+            else:
+                transport.slot(nbytes)
+
+        (context,) = local_contexts(1)
+        if not during_open:
+            transport.open(context, 1024, timeout_s=30)
+            transport.slot(6)[:6] = b"parent"
+        transport.check_interrupt = stop
+        thread = threading.Thread(target=use)
+        thread.start()
+        assert is_inside.wait(30)
+        here = num_traces()
+        in_child = num_traces_in_child(None if during_open else transport.slot(6))
+        go_on.set()
+        thread.join()
+        content = bytes(transport.slot(6)[:6])
+        transport.close()
+        return here > 0, in_child, content
+
+    content = bytes(6) if during_open else b"parent"
+    assert pool.values(1, body, during_open, init=False) == [(True, 0, content)]
 
 
 def test_ctrl_c_ends_a_wait(pool: RankPool) -> None:

@@ -1,14 +1,18 @@
 """A rank's memory: how it grows for a payload, shrinks again, and never moves what somebody reads."""
 
+import ctypes
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from gather_transports import shm_region
+from gather_transports import allocation, shm_region
+from gather_transports.allocation import Allocator
 from gather_transports.available_memory import available_nbytes
+from gather_transports.c_library import c_function
+from gather_transports.owned_descriptor import Descriptor
 from gather_transports.shared_file import create_file
 from gather_transports.shm_region import OwnRegion, PeerRegion
 
@@ -18,19 +22,34 @@ KEEP = 1 * MIB
 
 
 @pytest.fixture
-def fd() -> Iterator[int]:
-    fd = create_file("")
-    yield fd
-    os.close(fd)
+def file() -> Iterator[Descriptor]:
+    file = Descriptor(create_file(""))
+    yield file
+    file.close()
 
 
-def allocated_nbytes(fd: int) -> int:
-    return os.fstat(fd).st_blocks * 512
+def status(file: Descriptor) -> os.stat_result:
+    with file as fd:
+        return os.fstat(fd)
 
 
-def num_mappings(fd: int) -> int:
-    inode = f" {os.fstat(fd).st_ino} "
+def allocated_nbytes(file: Descriptor) -> int:
+    return status(file).st_blocks * 512
+
+
+def num_mappings(file: Descriptor) -> int:
+    inode = f" {status(file).st_ino} "
     return sum(inode in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def never() -> None:
+    """Interrupts nothing."""
+
+
+def own_region(
+    file: Descriptor, keep_nbytes: int = KEEP, *, num_ranks: int = 1, check_interrupt: Callable[[], None] = never
+) -> OwnRegion:
+    return OwnRegion(file, SLOT, keep_nbytes, Allocator(file, num_ranks, check_interrupt))
 
 
 def num_descriptors() -> int:
@@ -38,8 +57,8 @@ def num_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_what_a_rank_writes_is_what_its_peer_reads_in_slots_and_in_areas_of_any_size(fd: int) -> None:
-    own, peer = OwnRegion(fd, SLOT, KEEP), PeerRegion(fd, SLOT)
+def test_what_a_rank_writes_is_what_its_peer_reads_in_slots_and_in_areas_of_any_size(file: Descriptor) -> None:
+    own, peer = own_region(file, KEEP), PeerRegion(file, SLOT)
     for turn in (0, 1):
         own.slots[turn][:4] = b"slot"
         assert bytes(peer.slots[turn][:4]) == b"slot"
@@ -50,15 +69,15 @@ def test_what_a_rank_writes_is_what_its_peer_reads_in_slots_and_in_areas_of_any_
             assert bytes(peer.large_slot(turn, nbytes)) == bytes([turn + 1]) * nbytes
 
 
-def test_a_peer_cannot_write(fd: int) -> None:
-    own, peer = OwnRegion(fd, SLOT, KEEP), PeerRegion(fd, SLOT)
+def test_a_peer_cannot_write(file: Descriptor) -> None:
+    own, peer = own_region(file, KEEP), PeerRegion(file, SLOT)
     own.large_slot(0, 5000)
     assert peer.slots[0].readonly
     assert peer.large_slot(0, 5000).readonly
 
 
-def test_views_stay_as_they_are_while_the_area_grows(fd: int) -> None:
-    own, peer = OwnRegion(fd, SLOT, KEEP), PeerRegion(fd, SLOT)
+def test_views_stay_as_they_are_while_the_area_grows(file: Descriptor) -> None:
+    own, peer = own_region(file, KEEP), PeerRegion(file, SLOT)
     own.large_slot(0, 5000)[:5000] = b"a" * 5000
     before = peer.large_slot(0, 5000)
     written_before = own.large_slot(0, 5000)
@@ -69,58 +88,58 @@ def test_views_stay_as_they_are_while_the_area_grows(fd: int) -> None:
     assert peer.large_slot(0, 9 * MIB)[0] == 8, "both mappings show the same memory"
 
 
-def test_an_area_shrinks_to_what_is_kept_once_several_small_payloads_came(fd: int) -> None:
-    own = OwnRegion(fd, SLOT, KEEP)
-    slots_nbytes = allocated_nbytes(fd)
+def test_an_area_shrinks_to_what_is_kept_once_several_small_payloads_came(file: Descriptor) -> None:
+    own = own_region(file, KEEP)
+    slots_nbytes = allocated_nbytes(file)
     own.large_slot(0, 20 * MIB)
     own.large_slot(1, 20 * MIB)
-    assert allocated_nbytes(fd) >= 40 * MIB
+    assert allocated_nbytes(file) >= 40 * MIB
     assert own.num_oversized == 2
     for _ in range(10):
         own.rest(0)
         own.large_slot(1, 2000)
     assert own.num_oversized == 0
-    assert allocated_nbytes(fd) == slots_nbytes + 2 * KEEP
-    assert os.fstat(fd).st_size > 20 * MIB, "it is never truncated"
+    assert allocated_nbytes(file) == slots_nbytes + 2 * KEEP
+    assert status(file).st_size > 20 * MIB, "it is never truncated"
 
 
-def test_large_payloads_in_between_keep_the_memory(fd: int) -> None:
-    own = OwnRegion(fd, SLOT, KEEP)
+def test_large_payloads_in_between_keep_the_memory(file: Descriptor) -> None:
+    own = own_region(file, KEEP)
     own.large_slot(0, 20 * MIB)
     for _ in range(5):
         for _ in range(3):
             own.rest(0)
         own.large_slot(0, 20 * MIB)
-    assert allocated_nbytes(fd) >= 20 * MIB
+    assert allocated_nbytes(file) >= 20 * MIB
 
 
-def test_a_peer_may_look_at_what_has_shrunk_and_at_what_grows_again(fd: int) -> None:
-    own, peer = OwnRegion(fd, SLOT, 0), PeerRegion(fd, SLOT)
+def test_a_peer_may_look_at_what_has_shrunk_and_at_what_grows_again(file: Descriptor) -> None:
+    own, peer = own_region(file, 0), PeerRegion(file, SLOT)
     own.large_slot(0, 4 * MIB)[: 4 * MIB] = b"x" * (4 * MIB)
     view = peer.large_slot(0, 4 * MIB)
     for _ in range(10):
         own.rest(0)
-    assert allocated_nbytes(fd) < 1 * MIB
+    assert allocated_nbytes(file) < 1 * MIB
     assert view[3 * MIB] == 0, "no SIGBUS"
     own.large_slot(0, 4 * MIB)[: 4 * MIB] = b"y" * (4 * MIB)
     assert bytes(view) == b"y" * (4 * MIB)
 
 
-def test_nothing_is_left_of_thousands_of_growing_and_shrinking_payloads(fd: int) -> None:
-    own, peer = OwnRegion(fd, SLOT, 64 * 1024), PeerRegion(fd, SLOT)
+def test_nothing_is_left_of_thousands_of_growing_and_shrinking_payloads(file: Descriptor) -> None:
+    own, peer = own_region(file, 64 * 1024), PeerRegion(file, SLOT)
     before = num_descriptors()
     for number in range(2000):
         nbytes = 2000 + 997 * (number % 211) if number % 20 < 4 else 2000
         own.large_slot(number % 2, nbytes)[nbytes - 1] = 1 + number % 200
         assert peer.large_slot(number % 2, nbytes)[nbytes - 1] == 1 + number % 200
-    assert num_mappings(fd) <= 6, "one for both slots, and one per area, of each side"
-    assert num_descriptors() <= before + 4
+    assert num_mappings(file) <= 6, "one for both slots, and one per area, of each side"
+    assert num_descriptors() == before
     del own, peer
-    assert num_mappings(fd) == 0
+    assert num_mappings(file) == 0
 
 
-def test_an_area_that_cannot_grow_leaves_the_region_usable(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    own, peer = OwnRegion(fd, SLOT, KEEP), PeerRegion(fd, SLOT)
+def test_an_area_that_cannot_grow_leaves_the_region_usable(file: Descriptor, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, peer = own_region(file, KEEP), PeerRegion(file, SLOT)
 
     def full(fd: int, offset: int, nbytes: int) -> None:
         raise OSError(28, "No space left on device")
@@ -133,17 +152,117 @@ def test_an_area_that_cannot_grow_leaves_the_region_usable(fd: int, monkeypatch:
     assert bytes(peer.large_slot(0, 5000)[:4]) == b"fine"
 
 
-@pytest.mark.parametrize(("nbytes", "available"), [(5 * MIB, 4 * MIB), (1 << 43, None), (1 << 50, 1 << 60)])
+@pytest.mark.parametrize(
+    ("nbytes", "available", "text"),
+    [
+        (5 * MIB, 4 * MIB, f"{5 * MIB} more are needed, {4 * MIB} are available"),
+        (1 << 43, None, f"{1 << 43} more are needed, {1 << 42} are the most"),
+        (1 << 50, 1 << 60, f"{1 << 50} more are needed, {1 << 42} are the most"),
+    ],
+)
 def test_more_than_there_is_is_refused_before_the_kernel_has_to_end_somebody(
-    fd: int, monkeypatch: pytest.MonkeyPatch, nbytes: int, available: int | None
+    file: Descriptor, monkeypatch: pytest.MonkeyPatch, nbytes: int, available: int | None, text: str
 ) -> None:
-    own = OwnRegion(fd, SLOT, KEEP)
+    own = own_region(file, KEEP)
     allocated: list[int] = []
-    monkeypatch.setattr(shm_region, "available_nbytes", lambda: available)
+    monkeypatch.setattr(allocation, "available_nbytes", lambda: available)
     monkeypatch.setattr(os, "posix_fallocate", lambda fd, start, nbytes: allocated.append(nbytes))
-    with pytest.raises(MemoryError, match=f"no {nbytes} bytes of shared memory: .* more are needed, {available} are"):
+    with pytest.raises(MemoryError, match=f"no {nbytes} bytes of shared memory: {text}"):
         own.large_slot(0, nbytes)
     assert allocated == []
+
+
+def test_ranks_that_grow_at_once_see_what_the_others_take_and_keep_nothing_where_it_is_not_enough(
+    file: Descriptor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = own_region(file, num_ranks=3)
+    before = allocated_nbytes(file)
+    host_nbytes = before + 150 * MIB
+    monkeypatch.setattr(allocation, "available_nbytes", lambda: host_nbytes - 3 * allocated_nbytes(file))
+    text = r"\d+ more are needed, \d+ are available"
+    with pytest.raises(MemoryError, match=f"no {64 * MIB} bytes of shared memory: {text}"):
+        own.large_slot(0, 64 * MIB)  # of which 3 ranks have 192 in all
+    assert allocated_nbytes(file) == before
+    own.large_slot(0, 32 * MIB)[32 * MIB - 1] = 1
+
+
+def test_a_step_leaves_room_for_a_step_of_every_other_rank(file: Descriptor, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = own_region(file, num_ranks=4)
+    before = allocated_nbytes(file)
+    monkeypatch.setattr(allocation, "available_nbytes", lambda: 60 * MIB + before - allocated_nbytes(file))
+    text = f"{16 * MIB} more are needed, {60 * MIB} are available, of which {48 * MIB} are left to the other ranks"
+    with pytest.raises(MemoryError, match=text):
+        own.large_slot(0, 16 * MIB)
+    own.large_slot(0, 8 * MIB)
+
+
+def test_growing_can_be_interrupted_and_keeps_nothing_then(file: Descriptor) -> None:
+    sizes: list[int] = []
+
+    def interrupt() -> None:
+        sizes.append(allocated_nbytes(file))
+        if len(sizes) == 3:
+            raise KeyboardInterrupt
+
+    own = own_region(file, check_interrupt=interrupt)
+    before = allocated_nbytes(file)
+    with pytest.raises(KeyboardInterrupt):
+        own.large_slot(0, 128 * MIB)
+    assert [nbytes - before for nbytes in sizes] == [16 * MIB, 32 * MIB, 48 * MIB]
+    assert allocated_nbytes(file) == before
+
+
+def test_memory_that_cannot_be_mapped_is_given_back(file: Descriptor, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = own_region(file)
+    before = allocated_nbytes(file)
+
+    def no_room(*_: object, **__: object) -> memoryview:
+        raise OSError(12, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shm_region, "map_file", no_room)
+        with pytest.raises(MemoryError, match=f"no {20 * MIB} bytes of shared memory: Cannot allocate memory"):
+            own.large_slot(0, 20 * MIB)
+    assert allocated_nbytes(file) == before
+    own.large_slot(0, 20 * MIB)[20 * MIB - 1] = 1
+
+
+def test_memory_that_is_locked_is_given_back_too(file: Descriptor) -> None:
+    own = own_region(file, 0)
+    before = allocated_nbytes(file)
+    area = own.large_slot(0, 64 * 1024)
+    lock = c_function("mlock", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+    if lock(ctypes.addressof(ctypes.c_char.from_buffer(area)), len(area)) != 0:
+        pytest.skip("no memory may be locked here")
+    for _ in range(10):
+        own.rest(0)
+    assert allocated_nbytes(file) == before
+
+
+def test_where_no_hole_can_be_made_an_area_keeps_its_size_and_says_so_once(
+    file: Descriptor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = own_region(file)
+
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(allocation, "punch_hole", refuse)
+    for turn in (0, 1):
+        own.large_slot(turn, 4 * MIB)
+    for _ in range(40):
+        for turn in (0, 1):
+            own.rest(turn)
+    (text,) = caplog.messages
+    assert text == f"{3 * MIB} bytes of shared memory are kept until the end: Operation not supported"
+    assert own.num_oversized == 0
+    assert own.large_slot(0, 4 * MIB).nbytes == 4 * MIB
+
+
+def test_what_is_not_in_the_file_cannot_be_mapped(file: Descriptor) -> None:
+    own_region(file)
+    with pytest.raises(OSError, match="the file ends before byte"):
+        PeerRegion(file, SLOT).large_slot(0, 5000)
 
 
 def test_what_is_available_is_what_the_host_and_every_control_group_leave(tmp_path: Path) -> None:
@@ -173,7 +292,7 @@ def test_what_is_available_is_what_the_host_and_every_control_group_leave(tmp_pa
     assert available_nbytes(tmp_path) == 250
 
 
-def test_a_file_cannot_be_truncated_below_its_readers(fd: int) -> None:
-    OwnRegion(fd, SLOT, KEEP)
-    with pytest.raises(PermissionError):
+def test_a_file_cannot_be_truncated_below_its_readers(file: Descriptor) -> None:
+    own_region(file, KEEP)
+    with file as fd, pytest.raises(PermissionError):
         os.ftruncate(fd, 0)

@@ -4,6 +4,9 @@ import os
 import select
 from dataclasses import dataclass
 
+from gather_core.errors import TransportError
+from gather_transports.owned_descriptor import Descriptor
+
 _ENDED = frozenset("ZXx")
 """A zombie has let go of everything but its exit status."""
 _STOPPED = frozenset("Tt")
@@ -32,21 +35,23 @@ class ProcessLife:
     """Looks at one process without waiting for it.
 
     By a pidfd, which needs no further descriptor at the moment of looking; where there is none, by pid and start time.
+    Threads may share it.
     """
 
     def __init__(self, birth: Birth) -> None:
-        """Starts to watch; what has ended already is seen at once."""
+        """Starts to watch whoever has that pid now.
+
+        Whether that is the process that is meant, its start time cannot say where time namespaces differ. Who looks at
+        something that only the process itself has, as its memory is, knows it, if that is done after this.
+        """
         self._birth = birth
         self._pidfd = _open_pidfd(birth.pid)
-        self._poll = select.poll()
-        if self._pidfd >= 0:
-            self._poll.register(self._pidfd, select.POLLIN)
-        self._is_dead = _has_ended(birth)  # behind the pidfd, which so cannot be a later process's
+        self._is_dead = False
 
     def is_dead(self) -> bool:
         """Whether it has ended; a process that is stopped has not."""
         if not self._is_dead:
-            self._is_dead = bool(self._poll.poll(0)) if self._pidfd >= 0 else _has_ended(self._birth)
+            self._is_dead = _has_ended(self._birth) if self._pidfd is None else _is_readable(self._pidfd)
         return self._is_dead
 
     def is_stopped(self) -> bool:
@@ -57,17 +62,26 @@ class ProcessLife:
             return False
 
     def close(self) -> None:
-        """Stops watching; idempotent."""
-        pidfd, self._pidfd = self._pidfd, -1
-        if pidfd >= 0:
-            os.close(pidfd)
+        """Stops watching: what has not been seen to end is alive from now on; idempotent."""
+        if self._pidfd is not None:
+            self._pidfd.close()
 
 
-def _open_pidfd(pid: int) -> int:
+def _open_pidfd(pid: int) -> Descriptor | None:
     try:
-        return os.pidfd_open(pid)
+        return Descriptor(os.pidfd_open(pid))
     except (AttributeError, OSError):  # an old kernel, a sandbox, no descriptor left, or no such process
-        return -1
+        return None
+
+
+def _is_readable(descriptor: Descriptor) -> bool:
+    looking = select.poll()  # one for each look: two threads cannot poll one
+    try:
+        with descriptor as fd:
+            looking.register(fd, select.POLLIN)
+            return bool(looking.poll(0))
+    except TransportError:  # given up
+        return False
 
 
 def _has_ended(birth: Birth) -> bool:

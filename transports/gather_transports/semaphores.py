@@ -13,6 +13,8 @@ import ctypes
 import time
 from typing import Any
 
+from gather_transports.c_library import c_library
+
 SEMAPHORE_NBYTES = 64
 """A cache line each: sem_t has 32 bytes or fewer with glibc and musl."""
 
@@ -23,17 +25,10 @@ class Semaphore(ctypes.c_void_p):
     __hash__ = object.__hash__
 
 
-def _c_library(kind: type[ctypes.CDLL]) -> Any:
-    try:
-        return kind(None)
-    except (OSError, TypeError):  # a system on which a process's own symbols cannot be looked up, such as Windows
-        return None
-
-
 # The functions that never block hold the GIL. Without argtypes, and with arguments that are c_void_p already, a call
 # takes half as long.
-_quick = _c_library(ctypes.PyDLL)
-_slow = _c_library(ctypes.CDLL)
+_quick = c_library(ctypes.PyDLL)
+_slow = c_library(ctypes.CDLL)
 
 
 class _Timespec(ctypes.Structure):

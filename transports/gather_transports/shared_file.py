@@ -4,16 +4,23 @@ A process shows what it has opened below /proc/<pid>/fd, and whoever could trace
 sent, no name exists at any time that could be left behind, and the kernel frees the memory with the last process.
 """
 
+import ctypes
 import errno
 import os
 import stat
 from dataclasses import dataclass
 
 from gather_core.errors import TransportError
+from gather_transports.c_library import c_function, last_error
 
 _MODE = 0o600
 _MFD_NOEXEC_SEAL = 0x8
 """Since Linux 6.3, which asks every caller to say whether the file may be executed."""
+
+
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+"""Modes of fallocate(2)."""
+_fallocate = c_function("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,20 @@ def _create_memfd() -> int:
         if exc.errno != errno.EINVAL:
             raise
         return os.memfd_create("gather-core", flags)
+
+
+def punch_hole(fd: int, start: int, nbytes: int) -> None:
+    """Gives the memory of these bytes back; the file stays as long as it is, and they read as zeros.
+
+    Not by `madvise`, which refuses memory that is locked (mlockall(2), as jobs with RDMA do).
+
+    Raises:
+        OSError: This file system has no holes, or the C library no `fallocate`.
+    """
+    if _fallocate is None:
+        raise OSError(errno.ENOSYS, "no fallocate")
+    if _fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, start, nbytes) != 0:
+        raise last_error()
 
 
 def address_of(fd: int) -> FileAddress:

@@ -10,11 +10,13 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from ctypes import c_void_p, sizeof
 from typing import Any
 
 from gather_core.chunks import copy_pieces
 from gather_core.errors import SettingsError, TransportError, format_ranks
 from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
+from gather_transports.c_library import c_library_name
 from gather_transports.semaphores import missing_function, post, try_wait
 from gather_transports.shm_control import Leave
 from gather_transports.shm_group import ShmGroup
@@ -23,7 +25,7 @@ _KEEP_NBYTES = 32 << 20
 _NOT_OPEN = "the transport is not open"
 _CLOSED = "the transport is closed"
 _FAILED = "an earlier exchange failed"
-_LAYOUT = 1
+_LAYOUT = 2
 """Raised with any change of what lies where in shared memory."""
 
 
@@ -73,23 +75,23 @@ class ShmTransport(Transport):
         return format_spec(self.name, {key: value for key, (value, default) in options.items() if value != default})
 
     def fingerprint(self) -> str:
-        return f"{self.spec}, layout {_LAYOUT}"
+        return f"{self.spec}, layout {_LAYOUT}, {c_library_name()}, {8 * sizeof(c_void_p)} bits"
 
     def open(self, context: GroupContext, slot_nbytes: int, *, timeout_s: float) -> None:
         if reason := self.unavailable(context):
             raise TransportError(f"shared memory cannot be used: {reason}")
         self._rank = context.rank
         self._slot_nbytes = slot_nbytes
+        _open_here.add(self)
         try:
             self._group = ShmGroup(
-                context, slot_nbytes, self._folder, self._keep_nbytes, timeout_s, self.check_interrupt
+                context, slot_nbytes, self._folder, self._keep_nbytes, timeout_s, lambda: self.check_interrupt()
             )
         except TransportError:  # a timeout of ours is an OSError too
             raise
         except OSError as exc:
             raise TransportError(f"no shared memory: {exc.strerror or exc}") from exc
         self._refused = ""
-        _open_here.add(self)
 
     @property
     def rank(self) -> int:
@@ -169,16 +171,15 @@ class ShmTransport(Transport):
 
     def _leave(self, kind: Leave, text: str) -> None:
         with self._leaving:
-            if self._group is not None:
-                self._group.leave(kind, text)
+            group = self._group
+            if group is not None:
+                group.leave(kind, text)
 
     def _disown(self) -> None:
-        """In a forked child: the mappings are the parent's too, so nothing may be written into them."""
-        group, self._group = self._group, None
+        """In a forked child, which has neither descriptors nor memory of it any more."""
+        self._group = None
         self._leaving = threading.RLock()  # a thread of the parent's may have held it
         self._refused = "the transport belongs to the parent process"
-        if group is not None:
-            group.close()
 
 
 def _why_not_one_host(context: GroupContext) -> str | None:

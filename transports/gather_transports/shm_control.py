@@ -11,7 +11,6 @@ Layout, each item at a multiple of 64 bytes:
 There is nothing here that counts, so nothing that could wrap: a token is one exchange.
 """
 
-import mmap
 import os
 from enum import IntEnum
 
@@ -24,6 +23,7 @@ from gather_transports.semaphores import (
     semaphore_at,
     try_wait,
 )
+from gather_transports.shared_mapping import map_file
 
 _LINE_NBYTES = 1024
 _KIND_AT = SEMAPHORE_NBYTES
@@ -58,7 +58,7 @@ def create_control(fd: int, world_size: int) -> None:
     """
     nbytes = control_nbytes(world_size)
     os.posix_fallocate(fd, 0, nbytes)
-    memory = mmap.mmap(fd, nbytes)
+    memory = map_file(fd, nbytes, writable=True)
     farewells = range(0, world_size * _LINE_NBYTES, _LINE_NBYTES)
     tokens = range(_tokens_at(world_size), nbytes, SEMAPHORE_NBYTES)
     for offset in (*farewells, *tokens):
@@ -70,11 +70,12 @@ class ControlBlock:
 
     def __init__(self, fd: int, rank: int, world_size: int) -> None:
         """Maps it; the descriptor is not needed afterwards."""
-        self._memory = mmap.mmap(fd, control_nbytes(world_size))
+        self._memory = map_file(fd, control_nbytes(world_size), writable=True)
         self._world_size = world_size
         self._rank = rank
+        self._farewells: dict[int, tuple[Leave, str]] = {}
         self.extents = tuple(
-            memoryview(self._memory)[start : start + 8 * world_size].cast("Q")
+            self._memory[start : start + 8 * world_size].cast("Q")
             for start in (_extents_at(world_size, 0), _extents_at(world_size, 1))
         )
         """For even and odd exchanges, one number per rank."""
@@ -92,18 +93,19 @@ class ControlBlock:
         encoded = text.encode("utf-8", "replace")[: _LINE_NBYTES - _TEXT_AT - 1]
         self._memory[start + _TEXT_AT : start + _TEXT_AT + len(encoded)] = encoded
         self._memory[start + _KIND_AT] = kind
-        post(semaphore_at(self._memory, start))
+        for _ in range(self._world_size):
+            post(semaphore_at(self._memory, start))
 
     def farewell(self, rank: int) -> tuple[Leave, str] | None:
         """Returns how and why a rank has left, or None.
 
-        The token is taken, so that memory is synchronised, and given back for the next to ask; who asks at that very
-        moment hears of it the next time.
+        There is a token for every rank, which synchronises memory: each takes one, once, so that nobody who dies
+        meanwhile takes another's.
         """
-        start = rank * _LINE_NBYTES
-        raised = semaphore_at(self._memory, start)
-        if try_wait(raised) != 0:
-            return None
-        post(raised)
-        text = self._memory[start + _TEXT_AT : start + _LINE_NBYTES].partition(b"\0")[0]
-        return Leave(self._memory[start + _KIND_AT]), text.decode("utf-8", "replace")
+        if rank not in self._farewells:
+            start = rank * _LINE_NBYTES
+            if try_wait(semaphore_at(self._memory, start)) != 0:
+                return None
+            text = bytes(self._memory[start + _TEXT_AT : start + _LINE_NBYTES]).partition(b"\0")[0]
+            self._farewells[rank] = (Leave(self._memory[start + _KIND_AT]), text.decode("utf-8", "replace"))
+        return self._farewells[rank]

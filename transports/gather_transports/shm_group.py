@@ -1,10 +1,11 @@
 """One rank's place in a shared-memory group: its own memory, that of its peers, and how it waits for them."""
 
-import os
 from collections.abc import Callable, Sequence
 
 from gather_core.errors import TransportError
 from gather_core.transport import GroupContext
+from gather_transports.allocation import Allocator
+from gather_transports.owned_descriptor import Descriptor
 from gather_transports.process_life import ProcessLife
 from gather_transports.shared_file import FileAddress, address_of, attach_file, create_file
 from gather_transports.shm_control import ControlBlock, Leave, create_control
@@ -34,11 +35,13 @@ class ShmGroup:
         """
         self.rank = context.rank
         self.world_size = context.world_size
-        self._fds: list[int] = []
+        self._files: list[Descriptor] = []
         self._lives: dict[int, ProcessLife] = {}
         try:
-            self.own = OwnRegion(self._create(folder), slot_nbytes, keep_nbytes)
-            region = address_of(self._fds[0])
+            file = self._own(create_file(folder))
+            self.own = OwnRegion(file, slot_nbytes, keep_nbytes, Allocator(file, context.world_size, check_interrupt))
+            with file as fd:
+                region = address_of(fd)
             control = self._create_control(folder) if self.rank == 0 else None
             notes = exchange_notes(context, own_note(region, control), timeout_s, check_interrupt)
             self._attach(notes, slot_nbytes)
@@ -47,25 +50,28 @@ class ShmGroup:
             vars(self).clear()  # as the traceback holds this object, which would hold the mappings
             raise
 
-    def _create(self, folder: str) -> int:
-        self._fds.append(create_file(folder))
-        return self._fds[-1]
+    def _own(self, fd: int) -> Descriptor:
+        self._files.append(Descriptor(fd))
+        return self._files[-1]
 
     def _create_control(self, folder: str) -> FileAddress:
-        fd = self._create(folder)
-        create_control(fd, self.world_size)
-        return address_of(fd)
+        with self._own(create_file(folder)) as fd:
+            create_control(fd, self.world_size)
+            return address_of(fd)
 
     def _attach(self, notes: Sequence[Note], slot_nbytes: int) -> None:
         control = notes[0].control
         if control is None:
             raise TransportError("rank 0 has published no control block")
-        self.control = ControlBlock(self._open(0, control, writable=True), self.rank, self.world_size)
+        file = self._open(0, control, writable=True)
+        with file as fd:
+            self.control = ControlBlock(fd, self.rank, self.world_size)
+        file.close()
         self.peers: dict[int, PeerRegion] = {}
         for rank, note in enumerate(notes):
             if rank != self.rank:
+                self._lives[rank] = ProcessLife(note.birth)  # before the memory is opened that only this process has
                 self.peers[rank] = PeerRegion(self._open(rank, note.region, writable=False), slot_nbytes)
-                self._lives[rank] = ProcessLife(note.birth)
         self.wait = PeerWait(self.control, self.rank, self._lives, may_spin=may_spin(notes))
         self.given = [self.control.token(self.rank, peer) for peer in self.peers]
         """The tokens that this rank gives, one to each peer."""
@@ -74,12 +80,11 @@ class ShmGroup:
         self.views = (self._slots_of(0), self._slots_of(1))
         """The slots of all ranks in even and odd exchanges, read-only."""
 
-    def _open(self, rank: int, address: FileAddress, *, writable: bool) -> int:
+    def _open(self, rank: int, address: FileAddress, *, writable: bool) -> Descriptor:
         try:
-            self._fds.append(attach_file(address, writable=writable))
+            return self._own(attach_file(address, writable=writable))
         except TransportError as exc:
             raise TransportError(f"rank {rank}: {exc}") from exc
-        return self._fds[-1]
 
     def _slots_of(self, turn: int) -> tuple[memoryview, ...]:
         peers, own = self.peers, self.own.slots[turn].toreadonly()
@@ -102,7 +107,7 @@ class ShmGroup:
             return self.own.written(turn, nbytes)
         try:
             return self.peers[rank].large_slot(turn, nbytes)
-        except (OSError, ValueError) as exc:
+        except OSError as exc:
             raise TransportError(f"the {nbytes} bytes of rank {rank} cannot be mapped here: {exc}") from exc
 
     def leave(self, kind: Leave, text: str) -> None:
@@ -115,9 +120,11 @@ class ShmGroup:
         return {rank: life.is_dead() for rank, life in self._lives.items()}
 
     def close(self) -> None:
-        """Lets go of descriptors; mappings end with the last view, and with this object. Idempotent, never raises."""
-        fds, self._fds = self._fds, []
-        for fd in fds:
-            os.close(fd)
+        """Gives descriptors up; mappings end with the last view, and with this object.
+
+        From any thread, also while another waits or grows. Idempotent, never raises.
+        """
+        for file in self._files:
+            file.close()
         for life in self._lives.values():
             life.close()

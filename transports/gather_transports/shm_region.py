@@ -6,18 +6,17 @@ longer used is given back by punching a hole. The file is never truncated, nor a
 second, longer mapping, and the first ends with its last view.
 """
 
-import errno
 import mmap
-import os
 
+from gather_core.errors import TransportError
 from gather_core.memory import align
-from gather_transports.available_memory import available_nbytes
+from gather_transports.allocation import Allocator
+from gather_transports.owned_descriptor import Descriptor
+from gather_transports.shared_mapping import map_file
 
 _AREA_AT = 1 << 42
-"""Largest payload, in bytes; the file is shorter than 16 TiB, which is as long as ext4 allows."""
+"""More than any payload, in bytes; the file is shorter than 16 TiB, which is as long as ext4 allows."""
 _STEPS_PER_DOUBLING = 8
-_LOOK_FROM_NBYTES = 1 << 20
-"""Looking for what is available takes about as long as allocating this much."""
 _SHRINK_AFTER = 8
 """Small payloads in a row, per slot: a job that alternates between sizes should not allocate anew each time."""
 
@@ -36,59 +35,51 @@ def _area_nbytes(nbytes: int) -> int:
     return -(-nbytes // step) * step
 
 
-def _map(fd: int, nbytes: int, offset: int, *, writable: bool) -> memoryview:
-    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    return memoryview(mmap.mmap(fd, nbytes, mmap.MAP_SHARED | mmap.MAP_POPULATE, protection, offset=offset))
-
-
-def _allocate(fd: int, start: int, nbytes: int) -> None:
-    """Allocates bytes of a file in memory.
-
-    Raises:
-        OSError: There is not that much.
-    """
-    available = available_nbytes() if nbytes >= _LOOK_FROM_NBYTES else None
-    if nbytes > (_AREA_AT if available is None else min(available, _AREA_AT)):
-        raise OSError(errno.ENOSPC, f"{nbytes} more are needed, {available} are available")
-    os.posix_fallocate(fd, start, nbytes)
-
-
 class _Area:
     """What of an area is mapped here; its address in the file never changes."""
 
-    def __init__(self, fd: int, turn: int, *, writable: bool) -> None:
+    def __init__(self, file: Descriptor, turn: int, *, writable: bool) -> None:
         self.start = (1 + turn) * _AREA_AT
         self.view = memoryview(b"")
-        self._fd = fd
+        self._file = file
         self._writable = writable
 
     def map(self, nbytes: int) -> None:
         """Makes `view` that long; what was mapped before is unmapped once nobody has views of it."""
-        self.view = _map(self._fd, nbytes, self.start, writable=self._writable)
+        with self._file as fd:
+            self.view = map_file(fd, nbytes, self.start, writable=self._writable)
+
+
+def _map_slots(file: Descriptor, slot_nbytes: int, *, writable: bool) -> tuple[memoryview, memoryview]:
+    with file as fd:
+        both = map_file(fd, _slots_nbytes(slot_nbytes), writable=writable)
+    return both[:slot_nbytes], both[slot_nbytes : 2 * slot_nbytes]
 
 
 class OwnRegion:
     """This rank's region.
 
     Args:
-        fd: An empty file, which stays the caller's to close, after the region.
+        file: An empty file, which stays the caller's to close.
         slot_nbytes: Size of a slot, a multiple of 64.
         keep_nbytes: What an area keeps once smaller payloads come.
+        allocator: Of that file.
 
     Raises:
-        OSError: No memory, or no descriptor for the mapping.
+        OSError: No memory.
+        TransportError: The file has been closed by another thread.
+        BaseException: What the allocator's `check_interrupt` raises, or a signal's handler.
     """
 
-    def __init__(self, fd: int, slot_nbytes: int, keep_nbytes: int) -> None:
-        self._fd = fd
+    def __init__(self, file: Descriptor, slot_nbytes: int, keep_nbytes: int, allocator: Allocator) -> None:
+        self._allocator = allocator
         self._keep_nbytes = _area_nbytes(keep_nbytes) if keep_nbytes else 0
-        _allocate(fd, 0, _slots_nbytes(slot_nbytes))
-        both = _map(fd, _slots_nbytes(slot_nbytes), 0, writable=True)
-        self.slots = (both[:slot_nbytes], both[slot_nbytes : 2 * slot_nbytes])
+        allocator.allocate(0, _slots_nbytes(slot_nbytes))
+        self.slots = _map_slots(file, slot_nbytes, writable=True)
         """For even and odd exchanges."""
         self.num_oversized = 0
         """How many areas hold more than is to be kept: where it is not 0, `rest` wants to hear of small payloads."""
-        self._areas = (_Area(fd, 0, writable=True), _Area(fd, 1, writable=True))
+        self._areas = (_Area(file, 0, writable=True), _Area(file, 1, writable=True))
         self._allocated = [0, 0]
         self._num_small = [0, 0]
 
@@ -96,11 +87,14 @@ class OwnRegion:
         """Returns at least `nbytes` of memory, in place of the slot of even or odd exchanges.
 
         Raises:
-            MemoryError: There is not that much, or no descriptor for the mapping; the region is as it was.
+            MemoryError: There is not that much, or no address space; the region is as it was.
+            TransportError, BaseException: As the constructor; the region is as it was.
         """
         if nbytes > self._allocated[turn]:
             try:
                 self._grow(turn, _area_nbytes(nbytes))
+            except TransportError:  # a timeout of ours is an OSError too
+                raise
             except OSError as exc:
                 raise MemoryError(f"no {nbytes} bytes of shared memory: {exc.strerror or exc}") from exc
         if nbytes > self._keep_nbytes:
@@ -126,19 +120,24 @@ class OwnRegion:
 
     def _grow(self, turn: int, nbytes: int) -> None:
         area, allocated = self._areas[turn], self._allocated[turn]
-        _allocate(self._fd, area.start + allocated, nbytes - allocated)
-        if nbytes > len(area.view):
-            area.map(nbytes)
+        start, more_nbytes = area.start + allocated, nbytes - allocated
+        self._allocator.allocate(start, more_nbytes)
+        try:
+            if nbytes > len(area.view):
+                area.map(nbytes)
+        except BaseException:
+            self._allocator.give_back(start, more_nbytes)
+            raise
         self._allocated[turn] = nbytes
         self._num_small[turn] = 0
         self._count_oversized()
 
     def _shrink(self, turn: int) -> None:
-        mapping = self._areas[turn].view.obj
-        keep = self._keep_nbytes
-        if isinstance(mapping, mmap.mmap):
-            mapping.madvise(mmap.MADV_REMOVE, keep, self._allocated[turn] - keep)
-        self._allocated[turn] = keep
+        keep, allocated = self._keep_nbytes, self._allocated[turn]
+        if self._allocator.give_back(self._areas[turn].start + keep, allocated - keep):
+            self._allocated[turn] = keep
+        else:
+            self._keep_nbytes = _AREA_AT  # trying again would fail again
         self._count_oversized()
 
     def _count_oversized(self) -> None:
@@ -149,23 +148,23 @@ class PeerRegion:
     """Another rank's region, read-only.
 
     Args:
-        fd: The file, which stays the caller's to close, after the region.
+        file: The file, which stays the caller's to close.
         slot_nbytes: Size of a slot.
 
     Raises:
-        OSError: No descriptor for the mapping.
+        OSError: The file is shorter, or no address space.
     """
 
-    def __init__(self, fd: int, slot_nbytes: int) -> None:
-        both = _map(fd, _slots_nbytes(slot_nbytes), 0, writable=False)
-        self.slots = (both[:slot_nbytes], both[slot_nbytes : 2 * slot_nbytes])
-        self._areas = (_Area(fd, 0, writable=False), _Area(fd, 1, writable=False))
+    def __init__(self, file: Descriptor, slot_nbytes: int) -> None:
+        self.slots = _map_slots(file, slot_nbytes, writable=False)
+        self._areas = (_Area(file, 0, writable=False), _Area(file, 1, writable=False))
 
     def large_slot(self, turn: int, nbytes: int) -> memoryview:
         """Returns the payload of an even or odd exchange that its rank has put into the area.
 
         Raises:
-            OSError: No descriptor or address space for the mapping.
+            OSError: The file is shorter, or no address space.
+            TransportError: The file has been closed by another thread.
         """
         area = self._areas[turn]
         if nbytes > len(area.view):

@@ -15,6 +15,8 @@ from gather_transports.process_life import Birth, own_birth
 from gather_transports.shared_file import FileAddress
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0005, 0.05
+_REPORT_WITHIN_S = 0.25
+"""How long before the deadline the store is asked for the last time, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -61,38 +63,40 @@ def exchange_notes(
         TransportError: The ranks cannot share memory; names those at odds with this one.
         BaseException: What `check_interrupt` raises, or a signal's handler.
     """
-    deadline = Deadline(timeout_s)
     missing = list(range(context.world_size))
-    exchange = Background(lambda stop: _exchange(context, note, deadline, missing, stop), "gather-core-shm-open")
+    deadline = Deadline(timeout_s)
+    earlier = Deadline(timeout_s - min(timeout_s / 10, _REPORT_WITHIN_S))  # so that it still can say who is missing
+    exchange = Background(lambda stop: _exchange(context, note, earlier, missing, stop), "gather-core-shm-open")
     try:
         is_finished = exchange.start().wait(deadline.remaining_s(), check_interrupt)
     finally:
         exchange.stop()
-    notes = exchange.result() if is_finished else []
+    notes = exchange.result() if is_finished else {}
     if len(notes) < context.world_size:
         late = [rank for rank in missing if rank != context.rank]
-        raise TransportTimeoutError(f"{format_ranks(late)} did not come to shared memory in {timeout_s:g} s", late)
-    _check(notes, context.rank)
-    return notes
+        text = f"{format_ranks(late)} did not come to shared memory in the {timeout_s:.1f} s left for it"
+        raise TransportTimeoutError(text, late)
+    in_order = [notes[rank] for rank in range(context.world_size)]
+    _check(in_order, context.rank)
+    return in_order
 
 
 def _exchange(
     context: GroupContext, note: Note, deadline: Deadline, missing: list[int], stop: threading.Event
-) -> list[Note]:
+) -> dict[int, Note]:
     """Runs on a thread, as a store whose host does not answer blocks; keeps `missing` up to date."""
     store = context.store
     store.set(f"note/{context.rank}", note.to_json())
-    notes: list[Note] = []
+    notes: dict[int, Note] = {}
     pause_s = _FIRST_PAUSE_S
-    for rank in range(context.world_size):
-        while not store.check([f"note/{rank}"]):
-            if deadline.passed() or stop.wait(pause_s):
-                missing[:] = [late for late in missing if not store.check([f"note/{late}"])]
-                return notes
-            pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
-        notes.append(Note.from_json(store.get(f"note/{rank}")))
-        missing.remove(rank)
-    return notes
+    while True:
+        for rank in list(missing):
+            if store.check([f"note/{rank}"]):
+                notes[rank] = Note.from_json(store.get(f"note/{rank}"))
+                missing.remove(rank)
+        if not missing or deadline.passed() or stop.wait(min(pause_s, deadline.remaining_s())):
+            return notes
+        pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
 
 
 def _check(notes: Sequence[Note], rank: int) -> None:

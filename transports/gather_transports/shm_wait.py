@@ -94,33 +94,39 @@ class PeerWait:
 
         Raises:
             PeerLostError: Some never will.
+            AbortedError: And a peer has given up before, or this rank.
         """
         gone = [token for token in pending if self._is_gone(self._ranks[token])]
         lost = [self._ranks[token] for token in gone if try_wait(token)]  # it may have come before its rank went
         if lost:
+            self._check_nobody_gave_up()  # first, as a rank that gives up often ends soon after
             raise self._lost(lost)
         return [token for token in pending if token not in gone]
 
     def _is_gone(self, rank: int) -> bool:
-        if self._lives[rank].is_dead():
-            return True
+        return self._lives[rank].is_dead() or self._has_closed(rank)
+
+    def _has_closed(self, rank: int) -> bool:
         farewell = self._control.farewell(rank)
         return farewell is not None and farewell[0] is Leave.CLOSED
 
     def _lost(self, ranks: Sequence[int]) -> TransportError:
-        dead = [rank for rank in ranks if self._lives[rank].is_dead()]
+        ended = [rank for rank in ranks if not self._has_closed(rank)]
         text = f"{format_ranks(ranks)} closed the transport before this exchange"
-        if dead:
-            text = f"the process of {format_ranks(dead)} has ended"
-        return PeerLostError(text, dead or ranks)
+        if ended:
+            text = f"the process of {format_ranks(ended)} has ended"
+        return PeerLostError(text, ended or ranks)
 
-    def _check_still_wanted(self, pending: Sequence[Semaphore], deadline: Deadline) -> None:
+    def _check_nobody_gave_up(self) -> None:
         if self.given_up is not None:
             raise AbortedError(self.given_up, self._rank)
         for rank in self._lives:
             farewell = self._control.farewell(rank)
             if farewell is not None and farewell[0] is Leave.ABORTED:
                 raise AbortedError(f"rank {rank} aborted: {farewell[1]}", rank)
+
+    def _check_still_wanted(self, pending: Sequence[Semaphore], deadline: Deadline) -> None:
+        self._check_nobody_gave_up()
         if deadline.passed():
             late = sorted(self._ranks[token] for token in pending)
             text = f"{format_ranks(late)} did not come within {deadline.timeout_s:g} s"
