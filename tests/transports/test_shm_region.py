@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gather_core.available_memory import available_nbytes
 from gather_transports import shm_region
-from gather_transports.available_memory import available_nbytes
 from gather_transports.shared_file import create_file
 from gather_transports.shm_region import OwnRegion, PeerRegion
 

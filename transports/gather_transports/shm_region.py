@@ -10,8 +10,8 @@ import errno
 import mmap
 import os
 
+from gather_core.available_memory import available_nbytes
 from gather_core.memory import align
-from gather_transports.available_memory import available_nbytes
 
 _AREA_AT = 1 << 42
 """Largest payload, in bytes; the file is shorter than 16 TiB, which is as long as ext4 allows."""
