@@ -1,6 +1,7 @@
 """The command `gather doctor`."""
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,7 @@ def doctor(
     from gather_core.doctor.look import look
     from gather_core.doctor.meeting import meeting
 
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # with stacks; what fails is a finding
     with meeting(look(), timeout_s) as met:
         findings = merge([*met.findings, *judge(met.known)])
         status = exit_status(findings, strict=strict)

@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from gather_core.doctor.facts import Facts
 from gather_core.doctor.findings import Finding, nbytes_text
 
-_DESCRIPTORS_PER_PEER = 3
-"""What a rank keeps open for each other rank: docs/shm.md; Gloo keeps one or two."""
-_OWN_DESCRIPTORS = 48
-"""What a rank has open without peers: torch, the store, Gloo's and the launcher's pipes; 20 to 40 were seen."""
+_DESCRIPTORS_PER_NEAR_PEER = 6
+"""What a rank keeps open for each other rank of its host, once large objects have travelled through shared memory:
+docs/shm.md, and one for torch's own group. Seen: 24 with 2 ranks, 36 with 4."""
+_DESCRIPTORS_PER_FAR_PEER = 2
+"""For each rank of another host: a connection of torch's own group, and one of Gloo's. Seen: 17 with 2, 21 with 4."""
+_OWN_DESCRIPTORS = 32
+"""What a rank has open without peers: pipes, the store, devices. Seen: 18 without a GPU."""
 _USUAL_DESCRIPTORS = 1024
 """The usual limit, which is meant for programs without peers, data files and loaders."""
 _SLOTS_PER_RANK = 2
@@ -62,7 +65,9 @@ def check_open_files(facts: Facts) -> Iterator[Finding]:
     """Whether the limit on descriptors is enough for so many ranks."""
     limit, at_most = facts.limits.open_files, facts.limits.open_files_at_most
     num_ranks = facts.launch.world_size
-    needed = _OWN_DESCRIPTORS + _DESCRIPTORS_PER_PEER * (num_ranks - 1)
+    num_near = (facts.launch.local_ranks or num_ranks) - 1
+    num_far = num_ranks - 1 - num_near
+    needed = _OWN_DESCRIPTORS + _DESCRIPTORS_PER_NEAR_PEER * num_near + _DESCRIPTORS_PER_FAR_PEER * num_far
     if limit is None or limit >= max(2 * needed, _USUAL_DESCRIPTORS):
         yield Finding("ok", "open files", f"limit {'none' if limit is None else limit}, enough for {_ranks(num_ranks)}")
         return
@@ -71,10 +76,10 @@ def check_open_files(facts: Facts) -> Iterator[Finding]:
     if at_most is not None and at_most < wanted:
         mend = f"raise the hard limit of {at_most} to {wanted}: docker run --ulimit nofile={wanted}, or limits.conf"
     if limit < needed:
-        what = f"the limit is {limit}, and a rank of {_ranks(num_ranks)} needs about {needed}"
+        what = f"the limit is {limit}, and each process of a job of {_ranks(num_ranks)} needs about {needed}"
         yield Finding("fails", "open files", what, mend)
     else:
-        what = f"the limit is {limit}, of which {_ranks(num_ranks)} take about {needed}: little is left to the job"
+        what = f"the limit is {limit}, of which a job of {_ranks(num_ranks)} takes about {needed}: little is left to it"
         yield Finding("slow", "open files", what, mend)
 
 

@@ -6,7 +6,7 @@ What keeps the ranks apart is a finding. Under torchrun rank 0 then still reads 
 import contextlib
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gather_core.doctor.facts import Facts
@@ -59,11 +59,22 @@ def meeting(own: Facts, timeout_s: float) -> Iterator[Meeting]:
             known = {rank: Facts.from_json(text) for rank, text in enumerate(gatherer.all_gather(own.as_json()))}
         except Exception as exc:
             yield _failed(own, job, exc)
-            if own.launch.rank:
-                time.sleep(_HEAD_START_S)
+            _stay(own, job)
             return
         yield _met(own, gatherer, known, timeout_s)
         gatherer.broadcast()
+
+
+def _stay(own: Facts, job: TorchJob | None) -> None:
+    """Stays until rank 0 has printed, as far as that can be known."""
+    try:
+        if job is not None:
+            job.report_is_out()
+            return
+    except RuntimeError:  # no store, which was said
+        pass
+    if own.launch.rank:
+        time.sleep(_HEAD_START_S)
 
 
 def _met(own: Facts, gatherer: Gatherer, known: Mapping[int, Facts], timeout_s: float) -> Meeting:
@@ -91,19 +102,32 @@ def _try_settings(timeout_s: float) -> tuple[str, list[Finding]]:
 
 
 def _failed(own: Facts, job: TorchJob | None, exc: Exception) -> Meeting:
+    """Says what kept this rank from the others; on rank 0 also what has kept others, and what those have found."""
     rank, world_size = own.launch.rank, own.launch.world_size
-    what = f"the ranks cannot come together: {_one_line(exc)}"
+    texts, known = {rank: _one_line(exc)}, {rank: own}
+    missing: Collection[int] = ()
+    if job is not None:
+        with contextlib.suppress(RuntimeError, ValueError):  # the store may be what has failed, which is said
+            if rank:
+                job.fail(texts[rank])
+            else:
+                known |= {peer: Facts.from_json(text) for peer, text in job.texts().items()}
+                missing = set(range(world_size)) - set(known)
+                texts |= job.failures()
     mend = "look at the other findings; where a rank is missing, at its log; where hosts are, at their firewalls"
-    findings = [Finding("fails", "Gatherer", what, mend)]
-    known = {rank: own}
-    if job is not None and rank == 0:
-        with contextlib.suppress(Exception):  # the store may be what has failed, which was said
-            known |= {peer: Facts.from_json(text) for peer, text in job.texts().items()}
-        if missing := sorted(set(range(world_size)) - set(known)):
-            what = f"{format_ranks(missing)} never came to the store of the job"
-            mend = "see whether they were started, and reach MASTER_ADDR and MASTER_PORT from their hosts"
-            findings.append(Finding("fails", "Gatherer", what, mend, tuple(missing)))
-    return Meeting(rank, world_size, dict(sorted(known.items())), findings, is_complete=False)
+    findings = [
+        Finding("fails", "Gatherer", f"the ranks cannot come together: {text}", mend, (who,))
+        for who, text in texts.items()
+    ]
+    return Meeting(rank, world_size, dict(sorted(known.items())), [*findings, *_missing(missing)], is_complete=False)
+
+
+def _missing(ranks: Collection[int]) -> list[Finding]:
+    if not ranks:
+        return []
+    mend = "see whether they were started, and whether their hosts reach MASTER_ADDR and MASTER_PORT"
+    what = f"{format_ranks(sorted(ranks))} never came to the store of the job"
+    return [Finding("fails", "Gatherer", what, mend, tuple(sorted(ranks)))]
 
 
 def _one_line(exc: Exception) -> str:

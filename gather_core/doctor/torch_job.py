@@ -66,17 +66,55 @@ class TorchJob:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=self._timeout)
 
     def texts(self) -> dict[int, str]:
-        """Returns what each rank has told, without those that came as far as that neither before nor within 2 s."""
+        """Returns what each rank has told, without those that came as far as that neither before nor within 2 s.
+
+        Raises:
+            RuntimeError: There is no store, or it does not answer.
+        """
+        store = self._found_store()
         deadline = Deadline(_LATE_TEXTS_WITHIN_S)
-        missing = set(range(self._launch.world_size)) if self._store is not None else set()
+        missing = set(range(self._launch.world_size))
         told: dict[int, str] = {}
         while missing and not deadline.passed():
-            for rank in [rank for rank in missing if self._store.check([_key(rank)])]:
-                told[rank] = self._store.get(_key(rank)).decode()
+            for rank in [rank for rank in missing if store.check([_key(rank)])]:
+                told[rank] = store.get(_key(rank)).decode()
                 missing.remove(rank)
             if missing:
                 time.sleep(_POLL_S)
         return told
+
+    def fail(self, text: str) -> None:
+        """Tells rank 0 why this rank could not go on.
+
+        Raises:
+            RuntimeError: There is no store, or it does not answer.
+        """
+        self._found_store().set(_key(f"failure/{self._launch.rank}"), text)
+
+    def failures(self) -> dict[int, str]:
+        """Returns what ranks have told with `fail` so far; raises as it does."""
+        store = self._found_store()
+        keys = {rank: _key(f"failure/{rank}") for rank in range(self._launch.world_size)}
+        return {rank: store.get(key).decode() for rank, key in keys.items() if store.check([key])}
+
+    def report_is_out(self) -> None:
+        """Tells the others on rank 0 that they need not stay; on them, waits for that, as long as it may take rank 0.
+
+        A launcher ends rank 0 once another exits with an error, while rank 0 may still wait for that very rank.
+
+        Raises:
+            RuntimeError: There is no store, it does not answer, or rank 0 says nothing.
+        """
+        store = self._found_store()
+        if self._launch.rank == 0:
+            store.set(_key("report"), "out")
+        else:
+            store.wait([_key("report")], self._timeout + timedelta(seconds=2 * _LATE_TEXTS_WITHIN_S))
+
+    def _found_store(self) -> Any:
+        if self._store is None:
+            raise RuntimeError("this rank has not reached the store of the job")
+        return self._store
 
     def end(self) -> None:
         """Destroys the process group, if there is one; waits for nobody."""
@@ -86,5 +124,5 @@ class TorchJob:
             dist.destroy_process_group()
 
 
-def _key(rank: int) -> str:
-    return f"gather_doctor/{rank}"
+def _key(name: object) -> str:
+    return f"gather_doctor/{name}"
