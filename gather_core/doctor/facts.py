@@ -79,6 +79,8 @@ class Host:
 
     kernel: str | None
     """Equal where one kernel runs."""
+    network: str | None
+    """Equal where, besides, the loopback address is the same one: containers may have one of their own."""
     memory: str | None
     """Equal where, besides, memory and process ids are shared."""
 

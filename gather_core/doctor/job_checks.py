@@ -21,13 +21,13 @@ _MUST_AGREE = ("CODEC", "LIMITS", "OVERFLOW", "PAYLOAD_CHECKSUM", "SLOT_NBYTES",
 _MAY_DIFFER = "GATHER_HOST_ID"
 
 
-def spans_hosts(job: Job) -> bool | None:
-    """Whether the job has ranks on several hosts; None where nobody knows."""
-    kernels = {facts.host.kernel for facts in job.values()}
-    if len(kernels - {None}) > 1:
+def spans_networks(job: Job) -> bool | None:
+    """Whether the loopback address of some rank leads to other ranks nowhere; None where nobody knows."""
+    networks = {facts.host.network for facts in job.values()}
+    if len(networks - {None}) > 1:
         return True
     launch = next(iter(job.values())).launch
-    if None not in kernels and len(job) == launch.world_size > 1:
+    if None not in networks and len(job) == launch.world_size > 1:
         return False
     if launch.by == "nobody" or launch.local_ranks is None:
         return None

@@ -79,8 +79,17 @@ def look_at_host() -> Host:
     identity = kernel_identity()
     return Host(
         xxh3_64_hexdigest(boot.encode()) if boot else None,
+        _network_identity(boot),
         None if identity is None else xxh3_64_hexdigest(identity.encode()),
     )
+
+
+def _network_identity(boot: str) -> str | None:
+    try:
+        namespace = Path("/proc/self/ns/net").stat().st_ino
+    except OSError:
+        return None
+    return xxh3_64_hexdigest(f"{boot} {namespace}".encode()) if boot else None
 
 
 def look_at_network() -> Network:

@@ -6,13 +6,13 @@ What keeps the ranks apart is a finding. Under torchrun rank 0 then still reads 
 import contextlib
 import time
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gather_core.doctor.facts import Facts
 from gather_core.doctor.findings import Finding
 from gather_core.doctor.torch_job import TorchJob
-from gather_core.errors import format_ranks, summarize
+from gather_core.errors import summarize
 from gather_core.gatherer import Gatherer
 from gather_core.launched import launched_as_one_of_several
 from gather_core.process_group import is_initialized
@@ -105,29 +105,21 @@ def _failed(own: Facts, job: TorchJob | None, exc: Exception) -> Meeting:
     """Says what kept this rank from the others; on rank 0 also what has kept others, and what those have found."""
     rank, world_size = own.launch.rank, own.launch.world_size
     texts, known = {rank: _one_line(exc)}, {rank: own}
-    missing: Collection[int] = ()
     if job is not None:
         with contextlib.suppress(RuntimeError, ValueError):  # the store may be what has failed, which is said
             if rank:
                 job.fail(texts[rank])
             else:
                 known |= {peer: Facts.from_json(text) for peer, text in job.texts().items()}
-                missing = set(range(world_size)) - set(known)
                 texts |= job.failures()
-    mend = "look at the other findings; where a rank is missing, at its log; where hosts are, at their firewalls"
+    mend = (
+        "look at the other findings; at the logs of ranks that are missing; at MASTER_ADDR, MASTER_PORT and firewalls"
+    )
     findings = [
         Finding("fails", "Gatherer", f"the ranks cannot come together: {text}", mend, (who,))
         for who, text in texts.items()
     ]
-    return Meeting(rank, world_size, dict(sorted(known.items())), [*findings, *_missing(missing)], is_complete=False)
-
-
-def _missing(ranks: Collection[int]) -> list[Finding]:
-    if not ranks:
-        return []
-    mend = "see whether they were started, and whether their hosts reach MASTER_ADDR and MASTER_PORT"
-    what = f"{format_ranks(sorted(ranks))} never came to the store of the job"
-    return [Finding("fails", "Gatherer", what, mend, tuple(sorted(ranks)))]
+    return Meeting(rank, world_size, dict(sorted(known.items())), findings, is_complete=False)
 
 
 def _one_line(exc: Exception) -> str:

@@ -1,10 +1,13 @@
-"""What the facts about the network mean, which depends on whether the job has several hosts."""
+"""What the facts about the network mean, which depends on whether the job has several hosts.
+
+A container with a network of its own counts as a host here.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from gather_core.doctor.facts import Facts, Interface
 from gather_core.doctor.findings import Finding, Level
-from gather_core.doctor.job_checks import Job, spans_hosts
+from gather_core.doctor.job_checks import Job, spans_networks
 
 _GLOO, _NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 _WHY_LOOPBACK = {
@@ -17,7 +20,7 @@ _WHY_LOOPBACK = {
 
 def check_network(job: Job) -> Iterator[Finding]:
     """Whether ranks of other hosts can reach where Gloo and NCCL will listen."""
-    several = spans_hosts(job)
+    several = spans_networks(job)
     for rank, facts in job.items():
         for finding in [*_gloo(facts, several), *_nccl(facts, several)]:
             yield Finding(finding.level, finding.subject, finding.what, finding.mend, (rank,))

@@ -1,16 +1,17 @@
 """All that the doctor asks of torch.distributed: how it was built, and the ranks that torchrun has started."""
 
-import time
 import warnings
 from datetime import timedelta
 from typing import Any
 
-from gather_core.deadline import Deadline
 from gather_core.doctor.facts import Launch, Torch
-from gather_core.errors import summarize
+from gather_core.errors import TransportTimeoutError, format_ranks, summarize
 
-_LATE_TEXTS_WITHIN_S = 2.0
-_POLL_S = 0.05
+_GLOO_TRIES = 5
+"""How often Gloo waits for its timeout before it gives up connecting; torch 2.13 was seen to take so many."""
+_SHORTEST_TRY_S = 0.5
+_REPORT_WITHIN_S = 5.0
+_FAILURE, _REPORT = "failure/", "report"
 
 
 def look_at_torch() -> Torch:
@@ -45,13 +46,14 @@ class TorchJob:
     def __init__(self, launch: Launch, timeout_s: float) -> None:
         """Meets nobody yet."""
         self._launch = launch
-        self._timeout = timedelta(seconds=timeout_s)
+        self._timeout_s = timeout_s
         self._store: Any = None
 
     def start(self, text: str) -> None:
         """(all ranks) Tells the others a text, through the store, and initialises the default process group.
 
         Raises:
+            TransportTimeoutError: Ranks have not come to the store in time; names them.
             RuntimeError, ValueError: The store cannot be reached, variables are missing, or ranks cannot connect; the
                 message is torch's. `end` is still to be called.
         """
@@ -59,43 +61,39 @@ class TorchJob:
         from torch._C._distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
-        self._store, rank, world_size = next(rendezvous("env://", timeout=self._timeout))
-        self._store.set_timeout(self._timeout)
+        self._store, rank, world_size = next(rendezvous("env://", timeout=timedelta(seconds=self._timeout_s)))
         self._store.set(_key(rank), text)
+        self._await_everyone()
         store = PrefixStore("default_pg", self._store)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=self._timeout)
+        timeout = timedelta(seconds=max(self._timeout_s / _GLOO_TRIES, _SHORTEST_TRY_S))
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timeout)
+
+    def _await_everyone(self) -> None:
+        ranks = range(self._launch.world_size)
+        try:
+            self._store.wait([_key(rank) for rank in ranks], timedelta(seconds=self._timeout_s))
+        except RuntimeError as exc:
+            missing = [rank for rank in ranks if not self._store.check([_key(rank)])]
+            if not missing:
+                return
+            text = f"{format_ranks(missing)} never came to the job's store: nothing heard within {self._timeout_s:g} s"
+            raise TransportTimeoutError(text, missing) from exc
 
     def texts(self) -> dict[int, str]:
-        """Returns what each rank has told, without those that came as far as that neither before nor within 2 s.
+        """Returns what ranks have told with `start` so far.
 
         Raises:
             RuntimeError: There is no store, or it does not answer.
         """
-        store = self._found_store()
-        deadline = Deadline(_LATE_TEXTS_WITHIN_S)
-        missing = set(range(self._launch.world_size))
-        told: dict[int, str] = {}
-        while missing and not deadline.passed():
-            for rank in [rank for rank in missing if store.check([_key(rank)])]:
-                told[rank] = store.get(_key(rank)).decode()
-                missing.remove(rank)
-            if missing:
-                time.sleep(_POLL_S)
-        return told
+        return self._told("")
 
     def fail(self, text: str) -> None:
-        """Tells rank 0 why this rank could not go on.
-
-        Raises:
-            RuntimeError: There is no store, or it does not answer.
-        """
-        self._found_store().set(_key(f"failure/{self._launch.rank}"), text)
+        """Tells rank 0 why this rank could not go on; raises as `texts`."""
+        self._found_store().set(_key(self._launch.rank, _FAILURE), text)
 
     def failures(self) -> dict[int, str]:
-        """Returns what ranks have told with `fail` so far; raises as it does."""
-        store = self._found_store()
-        keys = {rank: _key(f"failure/{rank}") for rank in range(self._launch.world_size)}
-        return {rank: store.get(key).decode() for rank, key in keys.items() if store.check([key])}
+        """Returns what ranks have told with `fail` so far; raises as `texts`."""
+        return self._told(_FAILURE)
 
     def report_is_out(self) -> None:
         """Tells the others on rank 0 that they need not stay; on them, waits for that, as long as it may take rank 0.
@@ -107,14 +105,9 @@ class TorchJob:
         """
         store = self._found_store()
         if self._launch.rank == 0:
-            store.set(_key("report"), "out")
+            store.set(_key(_REPORT), "out")
         else:
-            store.wait([_key("report")], self._timeout + timedelta(seconds=2 * _LATE_TEXTS_WITHIN_S))
-
-    def _found_store(self) -> Any:
-        if self._store is None:
-            raise RuntimeError("this rank has not reached the store of the job")
-        return self._store
+            store.wait([_key(_REPORT)], timedelta(seconds=2 * self._timeout_s + _REPORT_WITHIN_S))
 
     def end(self) -> None:
         """Destroys the process group, if there is one; waits for nobody."""
@@ -123,6 +116,16 @@ class TorchJob:
         if dist.is_initialized():
             dist.destroy_process_group()
 
+    def _told(self, kind: str) -> dict[int, str]:
+        store = self._found_store()
+        keys = {rank: _key(rank, kind) for rank in range(self._launch.world_size)}
+        return {rank: store.get(key).decode() for rank, key in keys.items() if store.check([key])}
 
-def _key(name: object) -> str:
-    return f"gather_doctor/{name}"
+    def _found_store(self) -> Any:
+        if self._store is None:
+            raise RuntimeError("this rank has not reached the store of the job")
+        return self._store
+
+
+def _key(name: object, kind: str = "") -> str:
+    return f"gather_doctor/{kind}{name}"

@@ -16,7 +16,7 @@ from gather_core.doctor.job_checks import (
     check_plugins_agree,
     check_variables_agree,
     check_versions_agree,
-    spans_hosts,
+    spans_networks,
 )
 from gather_core.doctor.judgement import CHECKS_OF_JOB, CHECKS_OF_RANK, judge
 from gather_core.doctor.machine_checks import check_file_size, check_memory, check_open_files, check_shared_memory
@@ -120,7 +120,7 @@ def test_the_hard_limit_is_what_is_to_be_raised_where_it_is_too_low() -> None:
 # The network
 
 
-OTHER_HOST = {"kernel": "kernel 1", "memory": "memory 1"}
+OTHER_HOST = {"kernel": "kernel 1", "network": "network 1", "memory": "memory 1"}
 
 
 @pytest.mark.parametrize("own_name", ["loopback", "elsewhere", "nothing", "late"])
@@ -173,18 +173,20 @@ def test_an_interface_for_nccl_matters_little_without_a_gpu() -> None:
     ("ranks", "expected"),
     [
         ([{}, {"host": OTHER_HOST}], True),
+        ([{}, {"host": {"network": "container 1"}}], True),
+        ([{}, {"host": {"memory": "memory 1"}}], False),
         ([{}, {}], False),
         ([{"launch": MANY_HOSTS}], True),
         ([{"launch": {"local_ranks": None}}], None),
         ([{"launch": ALONE}], None),
-        ([{"host": {"kernel": None}}] * 2, False),
-        ([{"host": {"kernel": None}, "launch": {"local_ranks": None}}] * 2, None),
+        ([{"host": {"network": None}}] * 2, False),
+        ([{"host": {"network": None}, "launch": {"local_ranks": None}}] * 2, None),
     ],
 )
 def test_several_hosts_are_known_by_the_ranks_or_by_the_launcher(
     ranks: list[dict[str, Any]], expected: bool | None
 ) -> None:
-    assert spans_hosts({rank: facts(**changes) for rank, changes in enumerate(ranks)}) is expected
+    assert spans_networks({rank: facts(**changes) for rank, changes in enumerate(ranks)}) is expected
 
 
 # Between ranks
@@ -203,7 +205,7 @@ def test_ranks_of_one_kernel_that_share_no_memory_are_slow() -> None:
 def test_more_ranks_than_cores_are_slow() -> None:
     one_core = {"usable": (0,), "online": 1}
     [found] = faults(of_job(check_cores, facts(cores=one_core), facts(cores=one_core)))
-    assert found.what.startswith("2 ranks of a host on 1 core")
+    assert found.what == "2 ranks of a host on 1 core: ranks that wait for each other take turns"
     assert found.ranks == (0, 1)
     [found] = faults(of_job(check_cores, facts(cores={"quota": 1.0}), HEALTHY))
     assert found.what.startswith("2 ranks of a host on 1 core")

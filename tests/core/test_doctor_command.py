@@ -188,6 +188,17 @@ def test_a_rank_that_never_comes_is_found_within_the_timeout(unused_port: int) -
     assert "Traceback" not in err
 
 
+def test_a_rank_that_hangs_before_it_comes_is_named(tmp_path: Path) -> None:
+    script = tmp_path / "doctor_of_rank_0.py"
+    hang = "import os, runpy, signal, sys\nif os.environ['RANK'] == '1':\n    signal.pause()\n"
+    script.write_text(hang + "sys.argv[0] = 'gather'\nrunpy.run_module('gather_core', run_name='__main__')\n")
+    status, out, _ = run([*TORCHRUN, str(script), "doctor", "--json", "--timeout-s", "2"])
+    assert status == 1
+    [(level, text)] = found(out, "Gatherer")
+    assert level == "fails"
+    assert "rank 1 never came to the job's store: nothing heard within 2 s" in text
+
+
 @pytest.mark.skipif(bool(missing()), reason=missing() or "there is MPI")
 def test_ranks_under_mpiexec_are_all_looked_at_and_one_prints(tmp_path: Path) -> None:
     status, out, err = run([str(MPIEXEC), "-n", "2", *DOCTOR, "--json"])
