@@ -21,6 +21,7 @@ _GROUP = "gather_core.commands"
 _BUILTIN = {
     "bench": "gather_bench.bench.command:bench",
     "demo": "gather_bench.demo.command:demo",
+    "doctor": "gather_core.doctor.command:doctor",
     "plugins": "gather_core.plugin_table:plugins",
 }
 """Ours, which no distribution can shadow; an uninstalled checkout has them too."""

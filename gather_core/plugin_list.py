@@ -71,6 +71,11 @@ class PluginInfo:
         """The first line of its docstring."""
         return self.doc.partition("\n")[0]
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether it cannot even be loaded and described, which is worse than that it cannot run here."""
+        return not self.available and not self.doc  # which a class has at least from its base
+
     def as_json(self) -> dict[str, Any]:
         """Values that `json.dumps` takes; the traits lie beside the others."""
         values = asdict(self)

@@ -60,7 +60,7 @@ def variable_layers() -> Iterator[Layer]:
 
     A text that is not of the setting's type is yielded as it is, for whoever checks the settings to refuse.
     """
-    known = _known_variables()
+    known = known_variables()
     present = sorted(name for name, text in os.environ.items() if name.startswith(PREFIX) and text)
     for name in present:
         if name in known and name not in _NOT_SETTINGS:
@@ -71,7 +71,8 @@ def variable_layers() -> Iterator[Layer]:
             warnings.warn(text, UserWarning, stacklevel=2)
 
 
-def _known_variables() -> list[str]:
+def known_variables() -> list[str]:
+    """The names of all `GATHER_*` variables that mean something."""
     settings = [PREFIX + one.name.upper() for one in fields(GatherSettings)]
     limits = [f"{PREFIX}LIMITS{_NESTED}{one.name.upper()}" for one in fields(Limits)]
     return [*settings, *limits, *_NOT_SETTINGS]

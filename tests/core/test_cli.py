@@ -66,7 +66,7 @@ def find(name: str, kind: str = "codec") -> PluginInfo:
 def test_help_names_all_commands_and_imports_nothing_heavy() -> None:
     status, out, err = gather("--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert status == 0
-    assert all(f" {name} " in out for name in ("bench", "demo", "plugins"))
+    assert all(f" {name} " in out for name in ("bench", "demo", "doctor", "plugins"))
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in err.splitlines()}
     assert "typer" in imported
     assert not {"torch", "numpy", "pydantic", "msgpack"} & imported

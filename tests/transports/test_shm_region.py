@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gather_core.available_memory import available_nbytes
 from gather_transports import allocation, shm_region
 from gather_transports.allocation import Allocator
-from gather_transports.available_memory import available_nbytes
 from gather_transports.c_library import c_function
 from gather_transports.owned_descriptor import Descriptor
 from gather_transports.shared_file import create_file

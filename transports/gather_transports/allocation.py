@@ -5,8 +5,8 @@ import logging
 import os
 from collections.abc import Callable
 
+from gather_core.available_memory import available_nbytes
 from gather_core.errors import TransportError
-from gather_transports.available_memory import available_nbytes
 from gather_transports.owned_descriptor import Descriptor
 from gather_transports.shared_file import punch_hole
 
