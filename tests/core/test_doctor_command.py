@@ -119,6 +119,7 @@ def test_settings_that_cannot_be_are_a_finding_and_no_traceback() -> None:
     status, out, err = run([*DOCTOR, "--json"], variables={"GATHER_CODEC": "pikcle", "GATHER_SLOT_NBYTES": "7"})
     assert status == 1
     assert [level for level, _ in found(out, "settings")] == ["fails", "fails"]
+    assert found(out, "Gatherer") == []  # which would say the same again
     assert "Did you mean 'pickle'?" in out
     assert "Traceback" not in err
 
