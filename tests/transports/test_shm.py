@@ -399,6 +399,28 @@ def test_a_close_beside_a_growing_slot_harms_no_file_that_is_opened_since(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_an_abort_beside_a_close_raises_nothing() -> None:
+    class ClosedMeanwhile(ShmTransport):
+        """Closed by another thread right behind each look at its group."""
+
+        groups: list[Any] = []  # noqa: RUF012
+
+        @property
+        def _group(self) -> Any:
+            return self.groups.pop() if self.groups else None
+
+        @_group.setter
+        def _group(self, group: Any) -> None:
+            self.groups[:] = [group]
+
+    transport = ClosedMeanwhile()
+    transport.open(local_contexts(1)[0], SLOT, timeout_s=5)
+    (group,) = transport.groups
+    transport.abort("out of paper")
+    assert group.control.farewell(0) == (Leave.ABORTED, "out of paper")
+    group.close()
+
+
 def test_a_descriptor_is_closed_behind_its_last_user() -> None:
     descriptor = Descriptor(shared_file.create_file(""))
     with descriptor as fd:

@@ -3,8 +3,10 @@
 import ctypes
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -14,6 +16,7 @@ from gather_transports.allocation import Allocator
 from gather_transports.c_library import c_function
 from gather_transports.owned_descriptor import Descriptor
 from gather_transports.shared_file import create_file
+from gather_transports.shared_mapping import map_file
 from gather_transports.shm_region import OwnRegion, PeerRegion
 
 SLOT = 1024
@@ -136,6 +139,25 @@ def test_nothing_is_left_of_thousands_of_growing_and_shrinking_payloads(file: De
     assert num_descriptors() == before
     del own, peer
     assert num_mappings(file) == 0
+
+
+def test_a_signal_that_comes_when_memory_is_unmapped_is_not_lost(file: Descriptor) -> None:
+    own_region(file)
+    with file as fd:
+        views = [map_file(fd, 4096, writable=False)]
+
+    def look(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_name)
+
+    called: list[str] = []
+    sys.setprofile(look)
+    try:
+        views.clear()
+    finally:
+        sys.setprofile(None)
+    assert num_mappings(file) == 0
+    assert called == [], "a handler that raises inside a finalizer raises nothing"
 
 
 def test_an_area_that_cannot_grow_leaves_the_region_usable(file: Descriptor, monkeypatch: pytest.MonkeyPatch) -> None:
