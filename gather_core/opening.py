@@ -16,6 +16,10 @@ from gather_core.transport import GroupContext, PeerState, Transport
 
 _log = logging.getLogger("gather_core")
 _TIDY_WITHIN_S = 1.0
+_VOTE_SHARE = 0.2
+_LONGEST_VOTE_S = 0.5
+"""What is left of the time for the votes: whoever still opens knows who is missing, and says so before those that wait
+for votes can only name all who have not voted."""
 
 
 def open_first(
@@ -63,7 +67,7 @@ def open_everywhere(
             slot_nbytes = settings.slot_nbytes_for(context.world_size)
             # A rank may still be closing what did not open everywhere when another opens what comes next.
             own = replace(context, store=store, scope=f"{context.scope}/{name}")
-            transport.open(own, slot_nbytes, timeout_s=deadline.remaining_s())
+            transport.open(own, slot_nbytes, timeout_s=_opening_s(deadline))
         except BaseException as exc:
             ballot.fail(summarize(exc), _at_fault(exc))
             if not isinstance(exc, Exception):
@@ -83,6 +87,12 @@ def open_everywhere(
             run_bounded(store.tidy_up, _TIDY_WITHIN_S)
         except (TimeoutError, RuntimeError) as exc:
             _log.debug("keys are left in the job's store: %s", exc)
+
+
+def _opening_s(deadline: Deadline) -> float:
+    """Seconds for opening: what is left, without what the votes need."""
+    remaining_s = deadline.remaining_s()
+    return remaining_s - min(_VOTE_SHARE * remaining_s, _LONGEST_VOTE_S)
 
 
 def _at_fault(exc: BaseException) -> Sequence[int]:

@@ -95,8 +95,13 @@ def write_header(
     slot: memoryview, total_nbytes: int, rank: int, num_frames: int, payload_checksum: int, agreement: bytes
 ) -> None:
     """Writes the header into the first 64 bytes of `slot`."""
+    slot[:HEADER_NBYTES] = pack_header(total_nbytes, rank, num_frames, payload_checksum, agreement)
+
+
+def pack_header(total_nbytes: int, rank: int, num_frames: int, payload_checksum: int, agreement: bytes) -> bytes:
+    """Returns the 64 bytes of a header."""
     checked = _CHECKED.pack(rank, num_frames, payload_checksum, agreement)
-    slot[:HEADER_NBYTES] = _PREFIX.pack(total_nbytes, xxh3_64_intdigest(checked, total_nbytes)) + checked
+    return _PREFIX.pack(total_nbytes, xxh3_64_intdigest(checked, total_nbytes)) + checked
 
 
 def read_header(slot: memoryview) -> Header:

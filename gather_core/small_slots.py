@@ -11,14 +11,12 @@ from xxhash import xxh3_64_intdigest
 
 from gather_core.codec import Buffer
 from gather_core.memory import ALIGNMENT
-from gather_core.slot import HEADER_NBYTES
+from gather_core.slot import HEADER_NBYTES, pack_header
 from gather_core.verdict import Terms
 
 SMALL_UP_TO_NBYTES = 4096
 """Of one frame. Copying more once again begins to show."""
 
-_PREFIX = struct.Struct("<QQ")
-_CHECKED = struct.Struct("<IIQ32s")
 _TABLE = struct.Struct(f"<Q{ALIGNMENT - 8}x")
 _SLOT = struct.Struct("<QQIIQ32sQ")
 """Header and the length of the only frame."""
@@ -37,9 +35,7 @@ def longest_small_frame(terms: Terms) -> int:
 def pack_small_slot(frame: Buffer, rank: int, agreement: bytes) -> bytes:
     """Returns all bytes of the slot that carries one frame."""
     payload = b"".join((_TABLE.pack(len(frame)), frame, _PADDING[len(frame) % ALIGNMENT]))
-    checked = _CHECKED.pack(rank, 1, xxh3_64_intdigest(payload), agreement)
-    nbytes = len(payload)
-    return b"".join((_PREFIX.pack(nbytes, xxh3_64_intdigest(checked, nbytes)), checked, payload))
+    return pack_header(len(payload), rank, 1, xxh3_64_intdigest(payload), agreement) + payload
 
 
 def read_small_slots(slots: Sequence[memoryview], agreement: bytes, max_nbytes: int) -> list[memoryview] | None:

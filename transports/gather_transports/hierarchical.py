@@ -9,12 +9,10 @@ Larger payloads go the same way, a chunk of each host's at a time, so that the s
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NoReturn, TypeVar
 
 from gather_core.deadline import Deadline
 from gather_core.errors import TransportError, TransportTimeoutError, summarize
-from gather_core.local_store import ScopedStore
 from gather_core.memory import align
 from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
 from gather_transports.host_blocks import (
@@ -29,7 +27,7 @@ from gather_transports.host_blocks import (
     write_failure,
 )
 from gather_transports.host_failures import in_group_ranks
-from gather_transports.host_map import HostMap
+from gather_transports.host_map import HostMap, context_among
 from gather_transports.host_routes import Route, all_gather_route, all_to_all_route
 
 T = TypeVar("T")
@@ -143,7 +141,7 @@ class HierarchicalTransport(Transport):
 
     def _open_inner(self, context: GroupContext, deadline: Deadline) -> None:
         here = self._map.here
-        inside = _context_of(context, f"host-{self._map.host}", here, (0,) * len(here))
+        inside = context_among(context, f"host-{self._map.host}", here, (0,) * len(here))
         nbytes = max(_PREFIX_NBYTES + self._slot_nbytes, LONGEST_FAILURE_NBYTES)
         self._open(self._inner, inside, nbytes, deadline)
 
@@ -156,7 +154,7 @@ class HierarchicalTransport(Transport):
     def _open_outer(self, context: GroupContext, deadline: Deadline) -> int:
         """(leaders) Connects them; returns how much of a slot round 1 carries."""
         most, leaders = self._map.most_on_one_host, self._map.leaders
-        between = _context_of(context, "leaders", leaders, tuple(range(len(leaders))))
+        between = context_among(context, "leaders", leaders, tuple(range(len(leaders))))
         nbytes = max(block_nbytes(most, self._slot_nbytes), LONGEST_FAILURE_NBYTES)
         context.store.set(_leader_key(self._map.rank), "")
         self._open(self._outer, between, nbytes, deadline)
@@ -221,10 +219,7 @@ class HierarchicalTransport(Transport):
         return read_block(self._published(block_size, deadline), self._map.world_size)
 
     def _slots_of_host(self, nbytes: int, deadline: Deadline) -> list[memoryview]:
-        """(leader) The slots of this host, each as long as it is filled; where they do not come, other hosts are told.
-
-        Not so in round 2, where a message of another length can end the receiving process: there, aborts tell.
-        """
+        """(leader) The slots of this host, each as long as it is filled; where they do not come, others are told."""
         try:
             views = self._exchange_inside(nbytes, deadline)
         except TransportError as exc:
@@ -290,27 +285,34 @@ class HierarchicalTransport(Transport):
     def _exchange_chunk(
         self, route: Route, start: int, stop: int, into: Sequence[memoryview], deadline: Deadline
     ) -> None:
-        """Collects a chunk inside the host, exchanges it between hosts, and reads what all hosts sent."""
-        nbytes = 0 if self._map.leads else self._upload(route, start, stop)
+        """Collects a chunk inside the host, exchanges it between hosts, and reads what all hosts sent.
+
+        Where the first of these fails, no message tells the other hosts, as in round 1: one of another length can end
+        the process that receives it. They hear of it by the abort.
+        """
         landed_nbytes = 0
         if self._map.leads:
-            uploads = self._exchange_inside(nbytes, deadline)
-            outgoing = route.outgoing(start, stop, dict(zip(self._map.here, uploads, strict=True)))
-            landed_nbytes = STATUS_NBYTES + route.landing_nbytes(start, stop)
-            landing = self._inner.slot(landed_nbytes)
-            landing[:STATUS_NBYTES] = bytes(STATUS_NBYTES)
-            targets = route.landing_places(start, stop, landing[STATUS_NBYTES:landed_nbytes])
-            arrived = self._between_hosts(
-                lambda timeout_s: route.send(self._outer, outgoing, start, stop, targets, timeout_s), deadline
-            )
-            for target, view in zip(targets, arrived, strict=True):
-                if view is not target:
-                    target[:] = view[: len(target)]
+            landed_nbytes = self._land(route, start, stop, self._exchange_inside(0, deadline), deadline)
         else:
-            self._exchange_inside(nbytes, deadline)
+            self._exchange_inside(self._upload(route, start, stop), deadline)
         published = self._published(landed_nbytes, deadline)
         raise_failure(published)
         route.take(start, stop, published[STATUS_NBYTES:], into)
+
+    def _land(self, route: Route, start: int, stop: int, uploads: Sequence[memoryview], deadline: Deadline) -> int:
+        """(leader) Exchanges a chunk with the other hosts, into its slot; returns how much of that it fills."""
+        outgoing = route.outgoing(start, stop, dict(zip(self._map.here, uploads, strict=True)))
+        nbytes = STATUS_NBYTES + route.landing_nbytes(start, stop)
+        landing = self._inner.slot(nbytes)
+        landing[:STATUS_NBYTES] = bytes(STATUS_NBYTES)
+        targets = route.landing_places(start, stop, landing[STATUS_NBYTES:nbytes])
+        arrived = self._between_hosts(
+            lambda timeout_s: route.send(self._outer, outgoing, start, stop, targets, timeout_s), deadline
+        )
+        for target, view in zip(targets, arrived, strict=True):
+            if view is not target:
+                target[:] = view[: len(target)]
+        return nbytes
 
     def _upload(self, route: Route, start: int, stop: int) -> int:
         """Writes this rank's part of a chunk into its slot inside the host; returns its length in bytes."""
@@ -388,16 +390,3 @@ class HierarchicalTransport(Transport):
 def _leader_key(rank: int) -> str:
     """Set by a leader that has come to connect."""
     return f"leader/{rank}"
-
-
-def _context_of(context: GroupContext, name: str, ranks: Sequence[int], hosts: tuple[int, ...]) -> GroupContext:
-    """The place of this rank among some of the group's."""
-    return replace(
-        context,
-        rank=ranks.index(context.rank),
-        world_size=len(ranks),
-        store=ScopedStore(name, context.store),
-        ranks=tuple(context.ranks[rank] for rank in ranks),
-        scope=f"{context.scope}/{name}",
-        hosts=hosts,
-    )

@@ -1,7 +1,10 @@
 """Which ranks share a host, and who leads there: pure functions of the host of each group rank."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from gather_core.local_store import ScopedStore
+from gather_core.transport import GroupContext
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,16 @@ class HostMap:
     def most_on_one_host(self) -> int:
         """Number of ranks on the host that has most."""
         return max(map(len, self.members))
+
+
+def context_among(context: GroupContext, name: str, ranks: Sequence[int], hosts: tuple[int, ...]) -> GroupContext:
+    """The place of this rank among some of the group's ranks, which are on these hosts."""
+    return replace(
+        context,
+        rank=ranks.index(context.rank),
+        world_size=len(ranks),
+        store=ScopedStore(name, context.store),
+        ranks=tuple(context.ranks[rank] for rank in ranks),
+        scope=f"{context.scope}/{name}",
+        hosts=hosts,
+    )

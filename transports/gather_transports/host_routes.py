@@ -202,7 +202,7 @@ def all_to_all_route(
     """Every rank gets what is meant for it, and every host what is meant for its ranks."""
     blocks = [
         [
-            Block([(src, dst, nbytes_matrix[src][dst]) for src in senders for dst in receivers])
+            Block([(src, dst, nbytes) for src in senders for dst in receivers if (nbytes := nbytes_matrix[src][dst])])
             for receivers in hosts.members
         ]
         for senders in hosts.members
