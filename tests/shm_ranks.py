@@ -1,6 +1,9 @@
-"""What a rank in a test of shared memory does: opens the transport, and exchanges."""
+"""What a rank in a test of shared memory does: opens the transport, and exchanges; and the file that it does so in."""
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -9,6 +12,7 @@ from gather_core.deadline import Deadline
 from gather_core.errors import TransportError
 from gather_core.local_store import ScopedStore
 from gather_core.transport import GroupContext
+from gather_transports import shared_file
 from gather_transports.shm import ShmTransport
 
 SLOT = 1024
@@ -43,3 +47,13 @@ def failed(transport: ShmTransport, timeout_s: float = 30) -> TransportError:
     with pytest.raises(TransportError) as caught:
         exchange(transport, b"x", timeout_s)
     return caught.value
+
+
+@contextmanager
+def new_file() -> Iterator[int]:
+    """A file as regions lie in, for the `with` block."""
+    fd = shared_file.create_file("")
+    try:
+        yield fd
+    finally:
+        os.close(fd)

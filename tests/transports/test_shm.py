@@ -2,13 +2,12 @@
 
 import os
 import pkgutil
-import select
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +21,11 @@ from gather_core.registry import get_transport
 from gather_core.testing.thread_ranks import local_contexts
 from gather_core.transport import GroupContext, PeerState
 from gather_transports import semaphores, shared_file, shm_rendezvous, shm_wait
-from gather_transports.owned_descriptor import Descriptor
 from gather_transports.process_life import Birth, ProcessLife, own_birth
 from gather_transports.shm import ShmTransport
 from gather_transports.shm_control import ControlBlock, Leave, control_nbytes, create_control
 from gather_transports.shm_rendezvous import Note, may_spin
+from shm_ranks import new_file
 
 SLOT = 1024
 
@@ -61,15 +60,6 @@ def run_python(code: str) -> str:
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
     assert run.returncode == 0, run.stderr
     return run.stdout
-
-
-@contextmanager
-def new_file() -> Iterator[int]:
-    fd = shared_file.create_file("")
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def test_options_are_in_the_spec() -> None:
@@ -145,58 +135,6 @@ def test_ranks_that_cannot_share_memory_are_named(monkeypatch: pytest.MonkeyPatc
     assert str(outcomes[0]).endswith(": ranks 1-2")
     assert str(outcomes[1]).endswith(": rank 0")
     assert all(isinstance(outcome, TransportError) and message in str(outcome) for outcome in outcomes)
-
-
-def test_a_file_that_others_may_read_is_refused() -> None:
-    with new_file() as fd:
-        os.fchmod(fd, 0o644)
-        with pytest.raises(TransportError, match="mode 0644 instead of 0600"):
-            shared_file.attach_file(shared_file.address_of(fd), writable=False)
-
-
-def test_a_file_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with new_file() as fd:
-        monkeypatch.setattr(os, "geteuid", lambda: 4242)
-        with pytest.raises(TransportError, match=r"belongs to user \d+, not to 4242"):
-            shared_file.attach_file(shared_file.address_of(fd), writable=False)
-
-
-def test_a_descriptor_that_is_something_else_by_now_is_refused_and_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    with new_file() as fd:
-        address = shared_file.address_of(fd)
-    read_end, write_end = os.pipe()
-    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("it was opened"))
-    try:
-        with pytest.raises(TransportError, match="is not the memory that was announced"):
-            shared_file.attach_file(replace(address, fd=read_end), writable=False)
-    finally:
-        os.close(read_end)
-        os.close(write_end)
-
-
-def test_files_have_no_name_and_belong_to_this_user_alone(tmp_path: Any) -> None:
-    for folder in ("", str(tmp_path)):
-        fd = shared_file.create_file(folder)
-        try:
-            assert os.fstat(fd).st_mode & 0o777 == 0o600
-            assert os.fstat(fd).st_nlink == 0
-            assert not os.get_inheritable(fd)
-        finally:
-            os.close(fd)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_kernel_without_the_newest_flags_serves_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    create = os.memfd_create
-
-    def old(name: str, flags: int) -> int:
-        if flags & 0x8:
-            raise OSError(22, "Invalid argument")
-        return create(name, flags)
-
-    monkeypatch.setattr(os, "memfd_create", old)
-    with new_file() as fd:
-        assert os.fstat(fd).st_mode & 0o777 == 0o600
 
 
 def test_spinning_needs_a_processor_and_a_process_for_every_rank() -> None:
@@ -421,18 +359,6 @@ def test_an_abort_beside_a_close_raises_nothing() -> None:
     group.close()
 
 
-def test_a_descriptor_is_closed_behind_its_last_user() -> None:
-    descriptor = Descriptor(shared_file.create_file(""))
-    with descriptor as fd:
-        descriptor.close()
-        with pytest.raises(TransportError, match="the transport is closed"), descriptor:
-            pass
-        os.fstat(fd)
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(fd)
-    descriptor.close()
-
-
 def test_the_layout_of_semaphores_is_compared() -> None:
     assert ShmTransport().fingerprint().startswith("shm, layout 2, ")
     assert ShmTransport().fingerprint().endswith(" bits")
@@ -458,59 +384,6 @@ def test_what_a_peer_claims_and_has_not_is_an_error() -> None:
     assert isinstance(outcomes[0], TransportError)
     assert f"the {1 << 50} bytes of rank 1 cannot be mapped here" in str(outcomes[0])
     assert [len(view) for view in outcomes[1]] == [SLOT, 0], "it has nothing there"
-
-
-def test_a_process_that_ends_is_seen_with_a_pidfd_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = own_birth()
-    other_clock = ProcessLife(replace(own, started=own.started - 1))
-    assert not other_clock.is_dead(), "start times of two time namespaces cannot be compared"
-    other_clock.close()
-    assert ProcessLife(Birth((1 << 22) - 1, 5)).is_dead(), "no such process"
-    for has_pidfd in (True, False):
-        with monkeypatch.context() as patch:
-            if not has_pidfd:
-                patch.setattr(os, "pidfd_open", lambda pid: (_ for _ in ()).throw(OSError(38, "no")))
-                assert not ProcessLife(own).is_dead()
-                assert ProcessLife(replace(own, started=own.started - 1)).is_dead(), "a later process of the same pid"
-            child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-            with open(f"/proc/{child.pid}/stat", "rb") as file:
-                started = int(file.read().rpartition(b")")[2].split()[19])
-            life = ProcessLife(Birth(child.pid, started))
-            assert not life.is_dead()
-            child.kill()
-            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie is dead
-            assert life.is_dead()
-            child.communicate()
-            assert life.is_dead()
-            life.close()
-            life.close()
-
-
-def test_two_threads_may_look_at_a_process_at_once_and_a_third_may_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    polling: list[object] = []
-
-    class Poll:
-        """In the middle of a look, lets others look and close."""
-
-        def register(self, fd: int, events: int) -> None:
-            self.fd = fd
-
-        def poll(self, timeout: float) -> list[tuple[int, int]]:
-            assert self not in polling, "concurrent poll() invocation"
-            polling.append(self)
-            if len(polling) == 1:
-                assert not life.is_dead()
-                life.close()
-            os.fstat(self.fd)
-            return []
-
-    monkeypatch.setattr(select, "poll", Poll)
-    before = len(os.listdir("/proc/self/fd"))
-    life = ProcessLife(own_birth())
-    assert not life.is_dead()
-    assert len(polling) == 2
-    assert len(os.listdir("/proc/self/fd")) == before, "it is closed behind the last look"
-    assert not life.is_dead(), "nobody asks any more"
 
 
 def test_spinning_ends_where_it_is_in_vain_and_gets_another_chance(monkeypatch: pytest.MonkeyPatch) -> None:
