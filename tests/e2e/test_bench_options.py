@@ -38,7 +38,9 @@ def test_a_wrong_option_is_named_before_any_worker_starts(
     assert told in done.output
 
 
-@pytest.mark.parametrize("arguments", [["--ranks", "0"], ["--ranks", "100000"], ["--rounds", "0"], ["--calls", "0"]])
+@pytest.mark.parametrize(
+    "arguments", [["--ranks", "0"], ["--ranks", "100000"], ["--ranks", "2,x"], ["--rounds", "0"], ["--calls", "0"]]
+)
 def test_a_number_out_of_range_is_refused(arguments: list[str]) -> None:
     app = typer.Typer()
     app.command()(bench)

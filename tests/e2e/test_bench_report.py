@@ -16,7 +16,7 @@ from rich.console import Console
 from gather_bench.bench import cases
 from gather_bench.bench.options import Options
 from gather_bench.bench.publishing import publish
-from gather_bench.bench.results import Environment, Report, Row, Status, Timing
+from gather_bench.bench.results import Environment, Recommendation, Report, Row, Split, Status, Timing
 from gather_bench.bench.table import print_report
 
 _BASELINE = "torch_all_gather_object"
@@ -27,18 +27,42 @@ def test_the_spread_is_that_of_the_rounds() -> None:
     assert Timing.of([7.0]) == Timing(7.0, 7.0, 7.0, (7.0,))
 
 
+_ENVIRONMENT = Environment("0", "2.8", "3.11", "Linux", "A CPU", 2, (2, 4), 1, "gloo", "local", "2025-01-31")
+
+
 def _report(*rows: Row) -> Report:
-    return Report(Environment("0", "2.8", "3.11", "Linux", 2, 4, 1, "gloo"), Options(), rows)
+    return Report(_ENVIRONMENT, Options(), rows)
 
 
 def _row(status: Status, reason: str | None = None) -> Row:
-    return Row("payload", None, "gatherer", "raw", "auto", "gloo", status, reason)
+    return Row("payload", None, 2, 1, "gatherer", "raw", "auto", "gloo", status, reason)
+
+
+def test_a_report_comes_back_from_its_json_and_another_version_is_refused() -> None:
+    split = Split(0.1, None, 0.2, 0.3)
+    report = replace(
+        _report(replace(_SMALL_ROW, split=split), _row("refused", "it is a dict")),
+        recommendation=Recommendation("pickle", "auto", 16384, 1.0, "msgpack", 1.25),
+    )
+    text = report.to_json()
+    assert Report.from_json(text) == report
+    assert Report.from_json(text.replace('"rows"', '"of a later release": 1, "rows"')) == report
+    with pytest.raises(ValueError, match="schema_version is 1"):
+        Report.from_json(text.replace('"schema_version": 2', '"schema_version": 1'))
 
 
 _TIMING = Timing.of([0.00123, 0.00123, 0.00123])
 _LONG = Timing(4.8071, 4.5403, 5.9649, (4.8071,))
-_SMALL_ROW = Row("payload", 10, "gatherer", "pickle", "auto", "gloo", "measured", None, 123_456, 2, 3, _TIMING, 1.25)
-_LARGE_ROW = Row("large", 10, "gatherer", "pickle", "auto", "gloo", "measured", None, 67_108_890, 2, 3, _LONG, 0.0711)
+_SMALL_ROW = Row(
+    *("payload", 10, 2, 1, "gatherer", "pickle", "auto", "gloo", "measured"),
+    encoded_nbytes=123_456,
+    received_nbytes=246_912,
+    gather_rounds=2,
+    calls=3,
+    seconds=_TIMING,
+    times_faster=1.25,
+)
+_LARGE_ROW = replace(_SMALL_ROW, payload="large", encoded_nbytes=67_108_890, seconds=_LONG, times_faster=0.0711)
 _MIDDLE_ROW = replace(_LARGE_ROW, way=_BASELINE, codec=None, transport=None, seconds=_TIMING, times_faster=1.0)
 
 
@@ -80,7 +104,7 @@ def test_a_report_that_nobody_reads_is_written_all_the_same(tmp_path: Path) -> N
         "import sys\nfrom pathlib import Path\nfrom gather_bench.bench.publishing import publish\n"
         "from gather_bench.bench.table import print_report\n"
         "from gather_bench.bench.options import Options\nfrom gather_bench.bench.results import Environment, Report\n"
-        "report = Report(Environment('0', '2', '3', 'x', 1, 1, 1, 'gloo'), Options(), ())\n"
+        "report = Report(Environment('0', '2', '3', 'x', 'y', 1, (1,), 1, 'gloo', 'local', '2025-01-31'), Options(), ())\n"
         "sys.exit(publish(report, Path('out.json'), print_report))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -118,4 +142,4 @@ def test_peers_say_which_backend_carries_them_where_a_job_has_several(
 
 
 def _row_of_peer(case: Any) -> Row:
-    return Row("payload", None, case.way, None, None, case.transport_used, "measured")
+    return Row("payload", None, 2, 1, case.way, None, None, case.transport_used, "measured")

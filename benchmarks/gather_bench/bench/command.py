@@ -3,8 +3,9 @@
 import logging
 import signal
 import sys
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -13,11 +14,9 @@ from gather_bench.bench.only_codecs.results import CodecOptions
 from gather_bench.bench.only_codecs.run import run_only_codecs
 from gather_bench.bench.options import Options
 from gather_bench.bench.publishing import BY_SIGNAL, FAILED, REFUSED, publish
+from gather_bench.bench.results import Report
 
-if TYPE_CHECKING:
-    from gather_bench.bench.results import Report
-
-_DEFAULT_RANKS = 2
+_DEFAULT_RANKS = "2"
 _MAX_RANKS = 256
 _DEFAULTS = Options()
 _CODEC_DEFAULTS = CodecOptions()
@@ -25,7 +24,8 @@ _RANKS_IN_JOB = "--ranks is for local workers: under torchrun the ranks are the 
 
 
 _Ranks = Annotated[
-    int | None, typer.Option(min=1, max=_MAX_RANKS, help="Local workers; default 2. Not under torchrun.")
+    str | None,
+    typer.Option(help="Local workers, such as 4, or 2,4,8 for one run after the other; default 2. Not in a job."),
 ]
 _Codecs = Annotated[
     list[str] | None,
@@ -90,7 +90,7 @@ def bench(
         raise typer.Exit(status)
 
 
-def _run_codecs(options: Options, ranks: int | None, json: Path | None, markdown: Path | None) -> int:
+def _run_codecs(options: Options, ranks: str | None, json: Path | None, markdown: Path | None) -> int:
     given = {
         "--ranks": ranks is not None,
         "--transport": bool(options.transports),
@@ -103,7 +103,7 @@ def _run_codecs(options: Options, ranks: int | None, json: Path | None, markdown
     )
 
 
-def _run(options: Options, ranks: int | None, json: Path | None, markdown: Path | None) -> int:
+def _run(options: Options, ranks: str | None, json: Path | None, markdown: Path | None) -> int:
     if markdown is not None:
         raise typer.BadParameter("--markdown goes with --only-codecs")
     return _run_in_job(options, ranks, json) if torchrun.is_job() else _run_locally(options, ranks, json)
@@ -113,16 +113,28 @@ def _distinct(given: list[str] | None, default: tuple[str, ...]) -> tuple[str, .
     return tuple(dict.fromkeys(given)) if given else default
 
 
-def _run_locally(options: Options, ranks: int | None, json: Path | None) -> int:
+def _run_locally(options: Options, ranks: str | None, json: Path | None) -> int:
     from gather_bench.bench.checks import find_problem
 
     if problem := find_problem(options, json):
         raise typer.BadParameter(problem)
+    world_sizes = _world_sizes(ranks or _DEFAULT_RANKS)
     end_workers_on_signals()
-    return _publish(_run_workers(options, ranks or _DEFAULT_RANKS), json)
+    reports = [_run_workers(options, world_size) for world_size in world_sizes]
+    return _publish(reduce(Report.joined_by, reports), json)
 
 
-def _publish(report: "Report", json: Path | None) -> int:
+def _world_sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or not all(1 <= size <= _MAX_RANKS for size in sizes):
+        raise typer.BadParameter(f"--ranks {text}: not a number from 1 to {_MAX_RANKS}, or several such as 2,4,8")
+    return list(dict.fromkeys(sizes))
+
+
+def _publish(report: Report, json: Path | None) -> int:
     from gather_bench.bench.table import print_report
 
     return publish(report, json, print_report)
@@ -140,7 +152,7 @@ def _exit_by_signal(number: int, frame: object) -> NoReturn:
     sys.exit(BY_SIGNAL + number)
 
 
-def _run_workers(options: Options, ranks: int) -> "Report":
+def _run_workers(options: Options, ranks: int) -> Report:
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
     from gather_bench.bench.job import run_or_exit
@@ -159,7 +171,7 @@ def _last_line(exc: Exception) -> str:
     return str(exc).strip().rpartition("\n")[2]
 
 
-def _run_in_job(options: Options, ranks: int | None, json: Path | None) -> int:
+def _run_in_job(options: Options, ranks: str | None, json: Path | None) -> int:
     """(all ranks) What fails on one rank ends all of them with the same status; rank 0 alone says why."""
     if problem := torchrun.find_problem():
         _fail(problem, REFUSED)
@@ -170,7 +182,7 @@ def _run_in_job(options: Options, ranks: int | None, json: Path | None) -> int:
         _fail(str(exc), FAILED)
 
 
-def _run_in_group(options: Options, ranks: int | None, json: Path | None) -> int:
+def _run_in_group(options: Options, ranks: str | None, json: Path | None) -> int:
     """(all ranks) The first to exit would have the launcher kill rank 0, so the others wait for what it says."""
     from gather_bench.bench.agreement import agree, largest
     from gather_bench.bench.checks import find_problem
