@@ -9,7 +9,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gather_bench.bench import torchrun
+from gather_bench.bench.launchers.find import find_job
+from gather_bench.bench.launchers.job import Job, JobError
 from gather_bench.bench.only_codecs.results import CodecOptions
 from gather_bench.bench.only_codecs.run import run_only_codecs
 from gather_bench.bench.options import Options
@@ -21,7 +22,7 @@ _DEFAULT_RANKS = "2"
 _MAX_RANKS = 256
 _DEFAULTS = Options()
 _CODEC_DEFAULTS = CodecOptions()
-_RANKS_IN_JOB = "--ranks is for local workers: under torchrun the ranks are the job's, as --nproc-per-node says"
+_RANKS_IN_JOB = "--ranks is for local workers: under torchrun, mpiexec and srun the ranks are those of the job"
 
 
 _Ranks = Annotated[
@@ -94,7 +95,7 @@ def bench(
     only_codecs: _OnlyCodecs = False,
     markdown: _Markdown = None,
 ) -> None:
-    """Measure codecs and transports on local workers, or on the ranks of torchrun, beside what they replace."""
+    """Measure codecs and transports on local workers or a launched job's ranks, beside what they replace."""
     defaults = _CODEC_DEFAULTS if only_codecs else _DEFAULTS
     options = Options(
         codecs=_distinct(codec, defaults.codecs),
@@ -151,7 +152,11 @@ def _run_codecs(options: Options, ranks: str | None, outputs: Outputs, markdown:
 def _run(options: Options, ranks: str | None, outputs: Outputs, markdown: Path | None) -> int:
     if markdown is not None:
         raise typer.BadParameter("--markdown goes with --only-codecs")
-    return _run_in_job(options, ranks, outputs) if torchrun.is_job() else _run_locally(options, ranks, outputs)
+    try:
+        job = find_job()
+    except JobError as exc:
+        _fail(str(exc), REFUSED)
+    return _run_in_job(job, options, ranks, outputs) if job else _run_locally(options, ranks, outputs)
 
 
 def _distinct(given: list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
@@ -210,18 +215,21 @@ def _last_line(exc: Exception) -> str:
     return str(exc).strip().rpartition("\n")[2]
 
 
-def _run_in_job(options: Options, ranks: str | None, outputs: Outputs) -> int:
+def _run_in_job(job: Job, options: Options, ranks: str | None, outputs: Outputs) -> int:
     """(all ranks) What fails on one rank ends all of them with the same status; rank 0 alone says why."""
-    if problem := torchrun.find_problem():
-        _fail(problem, REFUSED)
     try:
-        with torchrun.default_group():
-            return _run_in_group(options, ranks, outputs if torchrun.is_root() else Outputs())
-    except torchrun.JobError as exc:
-        _fail(str(exc), FAILED)
+        with job.default_group():
+            return _run_in_group(job, options, ranks, outputs if job.is_root else Outputs())
+    except JobError as exc:
+        typer.echo(f"Error: {exc}", err=True)
+        job.end_others(FAILED)
+        raise typer.Exit(FAILED) from exc
+    except SystemExit:
+        job.end_others(FAILED)
+        raise
 
 
-def _run_in_group(options: Options, ranks: str | None, outputs: Outputs) -> int:
+def _run_in_group(job: Job, options: Options, ranks: str | None, outputs: Outputs) -> int:
     """(all ranks) The first to exit would have the launcher kill rank 0, so the others wait for what it says."""
     from gather_bench.bench.agreement import agree, largest
     from gather_bench.bench.checks import find_problem
@@ -231,11 +239,11 @@ def _run_in_group(options: Options, ranks: str | None, outputs: Outputs) -> int:
     own_problem = find_problem(options, outputs.paths) or outputs.find_problem()
     if problem := agree(_RANKS_IN_JOB if ranks is not None else own_problem):
         status = REFUSED
-        if torchrun.is_root():
+        if job.is_root:
             typer.echo(f"Error: {problem}", err=True)
     else:
-        report = run_or_exit(options)
-        if torchrun.is_root():
+        report = run_or_exit(options, job.started_by)
+        if job.is_root:
             status = outputs.publish(report)
     return largest(status)
 
