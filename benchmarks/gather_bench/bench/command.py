@@ -15,6 +15,7 @@ from gather_bench.bench.only_codecs.results import CodecOptions
 from gather_bench.bench.only_codecs.run import run_only_codecs
 from gather_bench.bench.options import Options
 from gather_bench.bench.publishing import BY_SIGNAL, FAILED, REFUSED
+from gather_bench.bench.recommendation import with_recommendation
 from gather_bench.bench.results import Report
 from gather_bench.report.outputs import Outputs, UnreadableError, read_report
 
@@ -57,6 +58,9 @@ _REPORTS = "Reports"
 _Json = Annotated[Path | None, typer.Option(help="Write all that was measured.", rich_help_panel=_REPORTS)]
 _Html = Annotated[Path | None, typer.Option(help="Write a page with drawings.", rich_help_panel=_REPORTS)]
 _Csv = Annotated[Path | None, typer.Option(help="Write a line per row.", rich_help_panel=_REPORTS)]
+_Settings = Annotated[
+    Path | None, typer.Option(help="Write what is recommended, as a settings file.", rich_help_panel=_REPORTS)
+]
 _Compare = Annotated[
     Path | None,
     typer.Option(help="Say what is slower or faster than in this file of --json.", rich_help_panel=_REPORTS),
@@ -89,6 +93,7 @@ def bench(
     json: _Json = None,
     html: _Html = None,
     csv: _Csv = None,
+    settings: _Settings = None,
     compare: _Compare = None,
     fail_on_slower: _FailOnSlower = False,
     saved: _From = None,
@@ -106,7 +111,7 @@ def bench(
         calls=calls,
         peers=peers,
     )
-    outputs = Outputs(json, html, csv, compare, fail_on_slower)
+    outputs = Outputs(json, html, csv, settings, compare, fail_on_slower)
     if saved is not None:
         status = _show_saved(saved, outputs, is_measuring=bool(ranks or codec or transport or payload or only_codecs))
     elif only_codecs:
@@ -171,7 +176,7 @@ def _run_locally(options: Options, ranks: str | None, outputs: Outputs) -> int:
     world_sizes = _world_sizes(ranks or _DEFAULT_RANKS)
     end_workers_on_signals()
     reports = [_run_workers(options, world_size) for world_size in world_sizes]
-    return outputs.publish(reduce(Report.joined_by, reports))
+    return outputs.publish(with_recommendation(reduce(Report.joined_by, reports)))
 
 
 def _world_sizes(text: str) -> list[int]:
@@ -244,7 +249,7 @@ def _run_in_group(job: Job, options: Options, ranks: str | None, outputs: Output
     else:
         report = run_or_exit(options, job.started_by)
         if job.is_root:
-            status = outputs.publish(report)
+            status = outputs.publish(with_recommendation(report))
     return largest(status)
 
 

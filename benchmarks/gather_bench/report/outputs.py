@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gather_bench.bench.publishing import FAILED, File, publish
+from gather_bench.bench.recommendation import to_settings
 from gather_bench.bench.results import Report
 from gather_bench.report.flat_rows import to_csv
 from gather_bench.report.page import SECTIONS, to_html
@@ -26,6 +27,8 @@ class Outputs:
     json: Path | None = None
     html: Path | None = None
     csv: Path | None = None
+    settings: Path | None = None
+    """The recommendation, for `Gatherer.from_settings`."""
     compare: Path | None = None
     """The report of an older run."""
     fail_on_slower: bool = False
@@ -33,7 +36,7 @@ class Outputs:
     @property
     def paths(self) -> Mapping[str, Path]:
         """The files to write, by option."""
-        paths = {"--json": self.json, "--html": self.html, "--csv": self.csv}
+        paths = {"--json": self.json, "--html": self.html, "--csv": self.csv, "--settings": self.settings}
         return {option: path for option, path in paths.items() if path is not None}
 
     def find_problem(self) -> str | None:
@@ -70,7 +73,7 @@ class Outputs:
 
     def _files(self, old: Report | None) -> Sequence[File[Report]]:
         texts: dict[str, Callable[[Report], str]]
-        texts = {"--json": Report.to_json, "--html": partial(_page, old), "--csv": to_csv}
+        texts = {"--json": Report.to_json, "--html": partial(_page, old), "--csv": to_csv, "--settings": to_settings}
         return [File(option, path, texts[option]) for option, path in self.paths.items()]
 
 
