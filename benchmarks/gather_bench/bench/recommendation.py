@@ -11,7 +11,7 @@ from gather_core.codec import Trust
 from gather_core.registry import get_codec
 
 MUCH_SLOWER = 1.5
-"""A codec that builds data only is named beside the recommended one unless it takes more than this many times as long."""
+"""A codec that builds data only is named beside the recommended one, unless it takes more times as long than this."""
 LARGEST_SLOT_NBYTES = 64 * 1024
 """Slots are made no larger than this: a transport may send them whole, also where there is little in them."""
 
