@@ -17,6 +17,8 @@ from gather_bench.bench.payloads import PayloadError, payload
         (["--transport", "gloo", "--transport", "glooo"], "Did you mean 'gloo'?"),
         (["--payload", "metrisc"], "Did you mean 'metrics'?"),
         (["--payload", "bytes:many"], "'many' is not a size"),
+        (["--payload", "skewed:1KiB"], "two sizes are needed"),
+        (["--payload", "skewed:1KiB,much"], "'much' is not a size"),
         (["--payload", "math:no_such"], "cannot be imported"),
         (["--payload", "math:pi"], "no function of the rank"),
         (["--json", "no_such_folder/out.json"], "its folder does not exist"),

@@ -61,6 +61,8 @@ _SMALL_ROW = Row(
     calls=3,
     seconds=_TIMING,
     times_faster=1.25,
+    split=Split(0.00012, None, 0.00034, 0.0056),
+    peak_nbytes=7_890_000,
 )
 _LARGE_ROW = replace(_SMALL_ROW, payload="large", encoded_nbytes=67_108_890, seconds=_LONG, times_faster=0.0711)
 _MIDDLE_ROW = replace(_LARGE_ROW, way=_BASELINE, codec=None, transport=None, seconds=_TIMING, times_faster=1.0)
@@ -73,6 +75,8 @@ def test_nothing_is_cut_off_at_any_width(width: int) -> None:
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert max(map(len, printed.splitlines())) <= width
     for part in ("pickle, auto (gloo)", "123,456", "1.23", "1.23 - 1.23", "1.25", "REFUSED raw, auto (gloo)"):
+        assert part in printed, part
+    for part in ("120 us", "340 us", "5.60 ms", "7.89 MB"):
         assert part in printed, part
     for part in ("67,108,890", "4,807", "4,540 - 5,965", "0.071"):
         assert part in printed, part
@@ -104,7 +108,8 @@ def test_a_report_that_nobody_reads_is_written_all_the_same(tmp_path: Path) -> N
         "import sys\nfrom pathlib import Path\nfrom gather_bench.bench.publishing import publish\n"
         "from gather_bench.bench.table import print_report\n"
         "from gather_bench.bench.options import Options\nfrom gather_bench.bench.results import Environment, Report\n"
-        "report = Report(Environment('0', '2', '3', 'x', 'y', 1, (1,), 1, 'gloo', 'local', '2025-01-31'), Options(), ())\n"
+        "where = Environment('0', '2', '3', 'x', 'y', 1, (1,), 1, 'gloo', 'local', '2025-01-31')\n"
+        "report = Report(where, Options(), ())\n"
         "sys.exit(publish(report, Path('out.json'), print_report))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

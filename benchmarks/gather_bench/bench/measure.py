@@ -5,15 +5,19 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import torch.distributed as dist
+
 from gather_bench.bench.agreement import agree, attempt
 from gather_bench.bench.cases import Case
 from gather_bench.bench.payloads import Payload
 from gather_bench.bench.place import Place
 from gather_bench.bench.results import BASELINE, Row, Status, Timing
 from gather_bench.bench.sent import Sent, send
-from gather_bench.bench.ways import ReadyWay
+from gather_bench.bench.split import measure_split
+from gather_bench.bench.ways import GathererWay, ReadyWay
 from gather_bench.interleaved import Way, slowest_rank_rounds, slowest_rank_s
 from gather_bench.peers import torch_all_gather_object
+from gather_bench.resident import give_idle_memory_back, peak_above_before
 
 _ROUND_S = 0.03
 _MIN_CALLS = 2
@@ -113,9 +117,10 @@ def _is_baseline(checked: _Checked) -> bool:
 
 
 def _measured_row(fields: dict[str, Any], ready: ReadyWay, timing: Timing, calls: int, baseline: float | None) -> Row:
-    """(all ranks) Only what was measured has sizes: what was refused never got so far."""
+    """(all ranks) Adds what is measured apart, when all ways have been timed: sizes, split and peak memory."""
     encoded = torch_all_gather_object(ready.encoded_nbytes)
     fitting = torch_all_gather_object(ready.fitting_slot_nbytes)
+    split = measure_split(ready, calls, fields["hosts"]) if isinstance(ready, GathererWay) else None
     return Row(
         **fields,
         status="measured",
@@ -126,7 +131,17 @@ def _measured_row(fields: dict[str, Any], ready: ReadyWay, timing: Timing, calls
         calls=calls,
         seconds=timing,
         times_faster=baseline / timing.median if baseline else None,
+        split=split,
+        peak_nbytes=_largest_peak(ready),
     )
+
+
+def _largest_peak(ready: ReadyWay) -> int | None:
+    """(all ranks) Of one call, on the rank with the most."""
+    give_idle_memory_back()
+    dist.barrier()
+    peaks = torch_all_gather_object(peak_above_before(ready))
+    return None if None in peaks else max(peaks)
 
 
 def _row_without_object(name: str, case: Case, reason: str | None, place: Place) -> Row:

@@ -11,6 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from gather_bench.bench.details import details_list, details_table
 from gather_bench.bench.results import BASELINE, Report, Row
 from gather_bench.bench.wording import count, listing
 
@@ -29,6 +30,7 @@ def print_report(console: Console, report: Report) -> None:
     console.print("encoded: bytes per rank; rounds: exchanges per call", highlight=False, style="dim")
     if any(row.times_faster is not None for row in report.rows):
         console.print(f"x: the median of {BASELINE} over that of the row", highlight=False, style="dim")
+    console.print("of which: mean of the ranks; wait: for the last rank to come", highlight=False, style="dim")
 
 
 def _headline(report: Report) -> str:
@@ -48,6 +50,9 @@ def _print_payload(console: Console, rows: Sequence[Row], *, has_several_sizes: 
     if measured := [row for row in rows if row.seconds is not None]:
         table = _table(measured)
         console.print(table if _fits(console, table) else _list(measured))
+        console.print()
+        details = details_table(measured)
+        console.print(details if _fits(console, details) else details_list(measured))
     _print_reasons(console, [row for row in rows if row.status not in ("measured", "unavailable")])
 
 

@@ -42,14 +42,14 @@ class GathererWay(ReadyWay):
         frames = CodecBorder(gatherer.codec, DecodeOptions()).encode(obj)
         self.encoded_nbytes = sum(map(len, frames))
         self.fitting_slot_nbytes = HEADER_NBYTES + payload_nbytes(frames)
-        self._gatherer = gatherer
+        self.gatherer = gatherer
         self._obj = obj
         self._second_rounds_before = gatherer.stats.second_rounds
 
     def __call__(self) -> Any:
         """Encodes, gathers, decodes."""
-        return self._gatherer.all_gather(self._obj)
+        return self.gatherer.all_gather(self._obj)
 
     def gather_rounds(self) -> int:
         """2 where any rank's payload went in a second round."""
-        return 1 + (self._gatherer.stats.second_rounds > self._second_rounds_before)
+        return 1 + (self.gatherer.stats.second_rounds > self._second_rounds_before)
