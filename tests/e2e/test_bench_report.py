@@ -99,18 +99,18 @@ def test_the_exit_status_is_0_where_something_was_measured_and_all_came_out_righ
     rows: tuple[Row, ...], status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _report(*rows).is_sound == (status == 0)
-    assert publish(_report(*rows), None, print_report) == status
+    assert publish(_report(*rows), [], print_report) == status
     assert ("nothing was measured" in capsys.readouterr().err) == (_SMALL_ROW not in rows)
 
 
 def test_a_report_that_nobody_reads_is_written_all_the_same(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom gather_bench.bench.publishing import publish\n"
+        "import sys\nfrom pathlib import Path\nfrom gather_bench.bench.publishing import File, publish\n"
         "from gather_bench.bench.table import print_report\n"
         "from gather_bench.bench.options import Options\nfrom gather_bench.bench.results import Environment, Report\n"
         "where = Environment('0', '2', '3', 'x', 'y', 1, (1,), 1, 'gloo', 'local', '2025-01-31')\n"
         "report = Report(where, Options(), ())\n"
-        "sys.exit(publish(report, Path('out.json'), print_report))"
+        "sys.exit(publish(report, [File('--json', Path('out.json'), Report.to_json)], print_report))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     read, write = os.pipe()

@@ -9,18 +9,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gather_bench.bench import torchrun
+from gather_bench.bench.launchers.find import find_job
+from gather_bench.bench.launchers.job import Job, JobError
 from gather_bench.bench.only_codecs.results import CodecOptions
 from gather_bench.bench.only_codecs.run import run_only_codecs
 from gather_bench.bench.options import Options
-from gather_bench.bench.publishing import BY_SIGNAL, FAILED, REFUSED, publish
+from gather_bench.bench.publishing import BY_SIGNAL, FAILED, REFUSED
 from gather_bench.bench.results import Report
+from gather_bench.report.outputs import Outputs, UnreadableError, read_report
 
 _DEFAULT_RANKS = "2"
 _MAX_RANKS = 256
 _DEFAULTS = Options()
 _CODEC_DEFAULTS = CodecOptions()
-_RANKS_IN_JOB = "--ranks is for local workers: under torchrun the ranks are the job's, as --nproc-per-node says"
+_RANKS_IN_JOB = "--ranks is for local workers: under torchrun, mpiexec and srun the ranks are those of the job"
 
 
 _Ranks = Annotated[
@@ -51,7 +53,21 @@ _Calls = Annotated[
     ),
 ]
 _Peers = Annotated[bool, typer.Option(help="Also measure what gather-core replaces.")]
-_Json = Annotated[Path | None, typer.Option(help="Also write the report to this file.")]
+_REPORTS = "Reports"
+_Json = Annotated[Path | None, typer.Option(help="Write all that was measured.", rich_help_panel=_REPORTS)]
+_Html = Annotated[Path | None, typer.Option(help="Write a page with drawings.", rich_help_panel=_REPORTS)]
+_Csv = Annotated[Path | None, typer.Option(help="Write a line per row.", rich_help_panel=_REPORTS)]
+_Compare = Annotated[
+    Path | None,
+    typer.Option(help="Say what is slower or faster than in this file of --json.", rich_help_panel=_REPORTS),
+]
+_FailOnSlower = Annotated[
+    bool, typer.Option("--fail-on-slower", help="With --compare: exit with 1 if so.", rich_help_panel=_REPORTS)
+]
+_From = Annotated[
+    Path | None,
+    typer.Option("--from", help="Measure nothing: take this file of --json.", rich_help_panel=_REPORTS),
+]
 _OnlyCodecs = Annotated[
     bool, typer.Option("--only-codecs", help="Measure encode and decode in this process: no ranks, no transport.")
 ]
@@ -71,10 +87,15 @@ def bench(
     calls: _Calls = None,
     peers: _Peers = _DEFAULTS.peers,
     json: _Json = None,
+    html: _Html = None,
+    csv: _Csv = None,
+    compare: _Compare = None,
+    fail_on_slower: _FailOnSlower = False,
+    saved: _From = None,
     only_codecs: _OnlyCodecs = False,
     markdown: _Markdown = None,
 ) -> None:
-    """Measure codecs and transports on local workers, or on the ranks of torchrun, beside what they replace."""
+    """Measure codecs and transports on local workers or a launched job's ranks, beside what they replace."""
     defaults = _CODEC_DEFAULTS if only_codecs else _DEFAULTS
     options = Options(
         codecs=_distinct(codec, defaults.codecs),
@@ -85,12 +106,33 @@ def bench(
         calls=calls,
         peers=peers,
     )
-    status = _run_codecs(options, ranks, json, markdown) if only_codecs else _run(options, ranks, json, markdown)
+    outputs = Outputs(json, html, csv, compare, fail_on_slower)
+    if saved is not None:
+        status = _show_saved(saved, outputs, is_measuring=bool(ranks or codec or transport or payload or only_codecs))
+    elif only_codecs:
+        status = _run_codecs(options, ranks, outputs, markdown)
+    else:
+        status = _run(options, ranks, outputs, markdown)
     if status:
         raise typer.Exit(status)
 
 
-def _run_codecs(options: Options, ranks: str | None, json: Path | None, markdown: Path | None) -> int:
+def _show_saved(saved: Path, outputs: Outputs, *, is_measuring: bool) -> int:
+    from gather_bench.bench.checks import unwritable
+
+    if is_measuring:
+        raise typer.BadParameter("--from takes what was measured already: leave out what says what to measure")
+    problem = next(unwritable(outputs.paths), None) or outputs.find_problem()
+    if problem is not None:
+        raise typer.BadParameter(problem)
+    try:
+        report = read_report(saved)
+    except UnreadableError as exc:
+        raise typer.BadParameter(f"--from {exc}") from exc
+    return outputs.publish(report)
+
+
+def _run_codecs(options: Options, ranks: str | None, outputs: Outputs, markdown: Path | None) -> int:
     given = {
         "--ranks": ranks is not None,
         "--transport": bool(options.transports),
@@ -98,30 +140,38 @@ def _run_codecs(options: Options, ranks: str | None, json: Path | None, markdown
     }
     if surplus := [option for option, is_given in given.items() if is_given]:
         raise typer.BadParameter(f"{surplus[0]} means nothing with --only-codecs, where no ranks exchange anything")
+    if outputs != Outputs(outputs.json):
+        raise typer.BadParameter("with --only-codecs a report is a file of --json or --markdown")
     return run_only_codecs(
-        CodecOptions(options.codecs, options.payloads, options.rounds, options.calls, options.peers), json, markdown
+        CodecOptions(options.codecs, options.payloads, options.rounds, options.calls, options.peers),
+        outputs.json,
+        markdown,
     )
 
 
-def _run(options: Options, ranks: str | None, json: Path | None, markdown: Path | None) -> int:
+def _run(options: Options, ranks: str | None, outputs: Outputs, markdown: Path | None) -> int:
     if markdown is not None:
         raise typer.BadParameter("--markdown goes with --only-codecs")
-    return _run_in_job(options, ranks, json) if torchrun.is_job() else _run_locally(options, ranks, json)
+    try:
+        job = find_job()
+    except JobError as exc:
+        _fail(str(exc), REFUSED)
+    return _run_in_job(job, options, ranks, outputs) if job else _run_locally(options, ranks, outputs)
 
 
 def _distinct(given: list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given)) if given else default
 
 
-def _run_locally(options: Options, ranks: str | None, json: Path | None) -> int:
+def _run_locally(options: Options, ranks: str | None, outputs: Outputs) -> int:
     from gather_bench.bench.checks import find_problem
 
-    if problem := find_problem(options, json):
+    if problem := find_problem(options, outputs.paths) or outputs.find_problem():
         raise typer.BadParameter(problem)
     world_sizes = _world_sizes(ranks or _DEFAULT_RANKS)
     end_workers_on_signals()
     reports = [_run_workers(options, world_size) for world_size in world_sizes]
-    return _publish(reduce(Report.joined_by, reports), json)
+    return outputs.publish(reduce(Report.joined_by, reports))
 
 
 def _world_sizes(text: str) -> list[int]:
@@ -132,12 +182,6 @@ def _world_sizes(text: str) -> list[int]:
     if not sizes or not all(1 <= size <= _MAX_RANKS for size in sizes):
         raise typer.BadParameter(f"--ranks {text}: not a number from 1 to {_MAX_RANKS}, or several such as 2,4,8")
     return list(dict.fromkeys(sizes))
-
-
-def _publish(report: Report, json: Path | None) -> int:
-    from gather_bench.bench.table import print_report
-
-    return publish(report, json, print_report)
 
 
 def end_workers_on_signals() -> None:
@@ -171,32 +215,36 @@ def _last_line(exc: Exception) -> str:
     return str(exc).strip().rpartition("\n")[2]
 
 
-def _run_in_job(options: Options, ranks: str | None, json: Path | None) -> int:
+def _run_in_job(job: Job, options: Options, ranks: str | None, outputs: Outputs) -> int:
     """(all ranks) What fails on one rank ends all of them with the same status; rank 0 alone says why."""
-    if problem := torchrun.find_problem():
-        _fail(problem, REFUSED)
     try:
-        with torchrun.default_group():
-            return _run_in_group(options, ranks, json if torchrun.is_root() else None)
-    except torchrun.JobError as exc:
-        _fail(str(exc), FAILED)
+        with job.default_group():
+            return _run_in_group(job, options, ranks, outputs if job.is_root else Outputs())
+    except JobError as exc:
+        typer.echo(f"Error: {exc}", err=True)
+        job.end_others(FAILED)
+        raise typer.Exit(FAILED) from exc
+    except SystemExit:
+        job.end_others(FAILED)
+        raise
 
 
-def _run_in_group(options: Options, ranks: str | None, json: Path | None) -> int:
+def _run_in_group(job: Job, options: Options, ranks: str | None, outputs: Outputs) -> int:
     """(all ranks) The first to exit would have the launcher kill rank 0, so the others wait for what it says."""
     from gather_bench.bench.agreement import agree, largest
     from gather_bench.bench.checks import find_problem
     from gather_bench.bench.job import run_or_exit
 
     status = 0
-    if problem := agree(_RANKS_IN_JOB if ranks is not None else find_problem(options, json)):
+    own_problem = find_problem(options, outputs.paths) or outputs.find_problem()
+    if problem := agree(_RANKS_IN_JOB if ranks is not None else own_problem):
         status = REFUSED
-        if torchrun.is_root():
+        if job.is_root:
             typer.echo(f"Error: {problem}", err=True)
     else:
-        report = run_or_exit(options)
-        if torchrun.is_root():
-            status = _publish(report, json)
+        report = run_or_exit(options, job.started_by)
+        if job.is_root:
+            status = outputs.publish(report)
     return largest(status)
 
 

@@ -28,7 +28,7 @@ _INTERRUPTED = 130
 def run_job(options: Options, started_by: StartedBy = "local") -> Report:
     """(all ranks of the default group) Measures what the options say; the report is the same on every rank."""
     payloads = {name: payload(name) for name in options.payloads}
-    with opened_cases(options) as cases:
+    with opened_cases(options, started_by) as cases:
         ranks, rounds = count(dist.get_world_size(), "rank"), count(options.rounds, "round")
         _tell(f"{ranks}, {titles(cases)}, {rounds}")
         rows = run_cases(cases, payloads, rounds=options.rounds, calls=options.calls, tell=_tell)

@@ -20,7 +20,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """A browser neither loads nor runs anything, whatever a payload or an error may be called."""
 
 
-def to_html(report: Report) -> str:
+def to_html(report: Report, sections: Sequence[Section] = SECTIONS) -> str:
     """Writes the page; the same report gives the same text."""
     return to_document(
         element(
@@ -33,7 +33,7 @@ def to_html(report: Report) -> str:
                 element("title", f"gather bench, {report.environment.date}"),
                 element("style", (files(__package__) / "style.css").read_text(encoding="utf-8")),
             ),
-            element("body", *(make(report) for make in SECTIONS)),
+            element("body", *(make(report) for make in sections)),
             lang="en",
         )
     )
