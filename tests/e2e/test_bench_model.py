@@ -5,10 +5,11 @@ from itertools import product
 import numpy as np
 import pytest
 
+from gather_bench.model.cluster import Cluster
 from gather_bench.model.fit import CannotFitError, fit_all
 from gather_bench.model.nonnegative import nonnegative_least_squares
 from gather_bench.model.points import SEED, Measured, Way
-from gather_bench.model.predict import Cluster, predict
+from gather_bench.model.predict import predict
 from gather_bench.model.terms import Term
 from gather_bench.model.work import Job, Work, all_gather_list, flat_gloo, hierarchical, shm
 

@@ -6,9 +6,10 @@ from itertools import groupby
 
 from gather_bench.bench.only_codecs.quantities import nbytes_text, seconds_text, three_digits
 from gather_bench.bench.wording import count
+from gather_bench.model.cluster import Cluster
 from gather_bench.model.fit import FITTED_UP_TO, WITHIN, Fit, Residual, Verdict
 from gather_bench.model.points import SEED, Way
-from gather_bench.model.predict import Cluster, Prediction
+from gather_bench.model.predict import Prediction
 from gather_bench.model.study import Study
 
 MODELLED = "modelled"

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gather_bench.bench.results import Environment, Report
+from gather_bench.model.cluster import Cluster
 from gather_bench.model.fit import CannotFitError, Fit, fit_all
 from gather_bench.model.points import points_of
-from gather_bench.model.predict import Cluster, Prediction, predict
+from gather_bench.model.predict import Prediction, predict
 
 
 @dataclass(frozen=True)
