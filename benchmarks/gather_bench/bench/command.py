@@ -3,6 +3,8 @@
 import logging
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -17,12 +19,15 @@ from gather_bench.bench.options import Options
 from gather_bench.bench.publishing import BY_SIGNAL, FAILED, REFUSED
 from gather_bench.bench.recommendation import with_recommendation
 from gather_bench.bench.results import Report
+from gather_bench.model.cluster import Cluster
+from gather_bench.model.options import ModelOptions
 from gather_bench.report.outputs import Outputs, UnreadableError, read_report
 
 _DEFAULT_RANKS = "2"
 _MAX_RANKS = 256
 _DEFAULTS = Options()
 _CODEC_DEFAULTS = CodecOptions()
+_CLUSTER = Cluster()
 _RANKS_IN_JOB = "--ranks is for local workers: under torchrun, mpiexec and srun the ranks are those of the job"
 
 
@@ -69,15 +74,32 @@ _FailOnSlower = Annotated[
     bool, typer.Option("--fail-on-slower", help="With --compare: exit with 1 if so.", rich_help_panel=_REPORTS)
 ]
 _From = Annotated[
-    Path | None,
-    typer.Option("--from", help="Measure nothing: take this file of --json.", rich_help_panel=_REPORTS),
+    list[Path] | None,
+    typer.Option(
+        "--from",
+        help="Measure nothing: take this file of --json. Repeatable with --model, which takes their points together.",
+        rich_help_panel=_REPORTS,
+    ),
 ]
+_MODEL = "Cost model"
+_Model = Annotated[
+    bool,
+    typer.Option(
+        "--model",
+        help="Fit a cost model to what was measured with up to 4 ranks, check it on the rest, and predict up to 8,192 "
+        "ranks, as with --ranks 1,2,3,4,8,16.",
+        rich_help_panel=_MODEL,
+    ),
+]
+_RanksPerHost = Annotated[int, typer.Option(min=1, help="Of the hosts in predictions.", rich_help_panel=_MODEL)]
+_LatencyUs = Annotated[float, typer.Option(min=0, help="Between those hosts.", rich_help_panel=_MODEL)]
+_GbitPerS = Annotated[float, typer.Option(min=0.001, help="Of each of those hosts.", rich_help_panel=_MODEL)]
 _OnlyCodecs = Annotated[
     bool, typer.Option("--only-codecs", help="Measure encode and decode in this process: no ranks, no transport.")
 ]
 _Markdown = Annotated[
     Path | None,
-    typer.Option(help="With --only-codecs: also put the tables between the markers of this page."),
+    typer.Option(help="With --only-codecs or --model: also put its tables between the markers of this page."),
 ]
 
 
@@ -97,6 +119,10 @@ def bench(
     compare: _Compare = None,
     fail_on_slower: _FailOnSlower = False,
     saved: _From = None,
+    model: _Model = False,
+    model_ranks_per_host: _RanksPerHost = _CLUSTER.ranks_per_host,
+    model_latency_us: _LatencyUs = _CLUSTER.latency_us,
+    model_gbit_per_s: _GbitPerS = _CLUSTER.gbit_per_s,
     only_codecs: _OnlyCodecs = False,
     markdown: _Markdown = None,
 ) -> None:
@@ -112,28 +138,39 @@ def bench(
         peers=peers,
     )
     outputs = Outputs(json, html, csv, settings, compare, fail_on_slower)
-    if saved is not None:
+    if model and only_codecs:
+        raise typer.BadParameter("--model is about ranks, and means nothing with --only-codecs")
+    if model:
+        cluster = Cluster(model_ranks_per_host, model_latency_us, model_gbit_per_s)
+        outputs = replace(outputs, model=ModelOptions(cluster, markdown=markdown))
+    elif markdown is not None and not only_codecs:
+        raise typer.BadParameter("--markdown goes with --only-codecs or --model")
+    if saved:
         status = _show_saved(saved, outputs, is_measuring=bool(ranks or codec or transport or payload or only_codecs))
     elif only_codecs:
         status = _run_codecs(options, ranks, outputs, markdown)
     else:
-        status = _run(options, ranks, outputs, markdown)
+        status = _run(options, ranks, outputs)
     if status:
         raise typer.Exit(status)
 
 
-def _show_saved(saved: Path, outputs: Outputs, *, is_measuring: bool) -> int:
+def _show_saved(saved: Sequence[Path], outputs: Outputs, *, is_measuring: bool) -> int:
     from gather_bench.bench.checks import unwritable
 
     if is_measuring:
         raise typer.BadParameter("--from takes what was measured already: leave out what says what to measure")
+    if len(saved) > 1 and outputs.model is None:
+        raise typer.BadParameter("several files of --from go with --model")
     problem = next(unwritable(outputs.paths), None) or outputs.find_problem()
     if problem is not None:
         raise typer.BadParameter(problem)
     try:
-        report = read_report(saved)
+        report, *further = map(read_report, saved)
     except UnreadableError as exc:
         raise typer.BadParameter(f"--from {exc}") from exc
+    if outputs.model is not None:
+        outputs = replace(outputs, model=replace(outputs.model, further=tuple(further)))
     return outputs.publish(report)
 
 
@@ -154,9 +191,7 @@ def _run_codecs(options: Options, ranks: str | None, outputs: Outputs, markdown:
     )
 
 
-def _run(options: Options, ranks: str | None, outputs: Outputs, markdown: Path | None) -> int:
-    if markdown is not None:
-        raise typer.BadParameter("--markdown goes with --only-codecs")
+def _run(options: Options, ranks: str | None, outputs: Outputs) -> int:
     try:
         job = find_job()
     except JobError as exc:
