@@ -42,8 +42,8 @@ class Axis:
     """With the unit."""
     text: Callable[[float], str]
     """Writes the value of a tick."""
-    binary: bool = False
-    """Ticks at powers of 2 instead of decimal ones."""
+    ticks: Sequence[float] = ()
+    """Where they are wanted; none: decimal ones."""
 
 
 def line_chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Element:
@@ -74,7 +74,7 @@ def _grid(across: LogAxis, x: Axis, up: LogAxis, y: Axis) -> list[Element]:
 
 
 def _ticks(axis: LogAxis, said: Axis) -> Sequence[float]:
-    return axis.binary_ticks() if said.binary else axis.decimal_ticks()
+    return axis.with_room_between(said.ticks) if said.ticks else axis.decimal_ticks()
 
 
 def _vertical(x: float, text: str) -> Element:
