@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from gather_bench.bench.results import WITHOUT_COLLECTIVE, Report, Row, Timing
 from gather_bench.report.compare.differences import Difference, differences
-from gather_bench.report.compare.noise import MIN_ROUNDS, Logs, Noise, Shift, relative_to, shift
+from gather_bench.report.compare.noise import MIN_ROUNDS, Logs, Noise, Shift, median_shift, relative_to, shift
 
 MIN_CHANGE = 1.1
 """Smaller factors are not reported, however sure they are."""
@@ -123,22 +123,20 @@ def _has_enough_rounds(pair: _Pair) -> bool:
 
 
 def _shift(pair: _Pair, references: Sequence[_Pair]) -> Shift | None:
-    if not references or not _has_enough_rounds(pair):
-        return None
-    return shift(
-        _relative(pair.old_timing, [reference.old_timing for reference in references]),
-        _relative(pair.new_timing, [reference.new_timing for reference in references]),
-    )
+    return shift(*_relative(pair, references)) if references and _has_enough_rounds(pair) else None
 
 
-def _relative(timing: Timing, references: Iterable[Timing]) -> Logs:
-    return relative_to(timing.rounds, [reference.rounds for reference in references])
-
-
-def _controls(group: Sequence[_Pair]) -> Sequence[Shift]:
+def _controls(group: Sequence[_Pair]) -> Sequence[float]:
     """How far each peer seems to have moved, relative to the others: it runs the same code in both."""
-    shifts = (_shift(pair, [other for other in group if other is not pair]) for pair in group)
-    return [each for each in shifts if each is not None]
+    return [median_shift(*_relative(pair, [other for other in group if other is not pair])) for pair in group]
+
+
+def _relative(pair: _Pair, references: Sequence[_Pair]) -> tuple[Logs, Logs]:
+    """The old and the new rounds."""
+    return (
+        relative_to(pair.old_timing.rounds, [reference.old_timing.rounds for reference in references]),
+        relative_to(pair.new_timing.rounds, [reference.new_timing.rounds for reference in references]),
+    )
 
 
 def _change(pair: _Pair, moved: Shift | None, noise: Noise, num_judged: int) -> Change:

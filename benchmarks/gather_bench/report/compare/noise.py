@@ -14,9 +14,9 @@ Logs: TypeAlias = NDArray[Any]
 
 MIN_ROUNDS = 5
 """With fewer the spread between rounds is not known."""
-_FALSE_ALARMS = 0.02
+_FALSE_ALARMS = 0.05
 """Wanted in so many comparisons of equal runs, all rows together."""
-_RESAMPLES = 1000
+_RESAMPLES = 400
 _ROUNDS_IN_A_ROW = 3
 """Are drawn together: what disturbs a round often lasts into the next ones."""
 _QUANTILES = (0.1, 0.25, 0.5, 0.75)
@@ -49,7 +49,12 @@ def shift(old: Logs, new: Logs) -> Shift:
     moved = [float(each) for each in np.quantile(new, _QUANTILES) - np.quantile(old, _QUANTILES)]
     least = 0.0 if min(moved) < 0 < max(moved) else min(moved, key=abs)
     variance = _variance_of_median(old) + _variance_of_median(new)
-    return Shift(float(np.median(new) - np.median(old)), least, variance)
+    return Shift(median_shift(old, new), least, variance)
+
+
+def median_shift(old: Logs, new: Logs) -> float:
+    """How far the median alone has moved."""
+    return float(np.median(new) - np.median(old))
 
 
 def _variance_of_median(logs: Logs) -> float:
@@ -70,10 +75,10 @@ class Noise:
     """Of freedom, of the variance."""
 
     @classmethod
-    def of_controls(cls, groups: Sequence[Sequence[Shift]]) -> "Noise":
-        """Learns it from what has not changed: each group is of shifts relative to each other, at least two."""
+    def of_controls(cls, groups: Sequence[Sequence[float]]) -> "Noise":
+        """Learns it from what has not changed: each group has the shifts, relative to each other, of at least two."""
         degrees = sum(len(group) - 1 for group in groups)
-        observed = sum(float(np.mean([each.median**2 for each in group])) * (len(group) - 1) for group in groups)
+        observed = sum(float(np.mean(np.square(group))) * (len(group) - 1) for group in groups)
         usual = _USUAL_DEGREES * _USUAL_SPREAD**2
         return cls((usual + observed) / (_USUAL_DEGREES + degrees), _USUAL_DEGREES + degrees)
 
