@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gather_bench.bench.workloads import WORKLOADS
+from gather_bench.demo.payloads import DEMO_PAYLOADS
 from gather_core.nearest import did_you_mean
 
 Payload = Callable[[int], Any]
@@ -26,15 +27,15 @@ def payload(name: str) -> Payload:
     """Returns what makes a payload.
 
     Args:
-        name: One of `WORKLOADS`, `bytes:SIZE` or `array:SIZE` with a size such as 65536 or 64KiB, `skewed:SIZE,SIZE`
-            for bytes of the first size on rank 0 and of the second on all others, or `module:function` for a function
-            of the rank; modules are looked for in the current folder too.
+        name: One of `WORKLOADS` and `DEMO_PAYLOADS`, `bytes:SIZE` or `array:SIZE` with a size such as 65536 or 64KiB,
+            `skewed:SIZE,SIZE` for bytes of the first size on rank 0 and of the second on all others, or
+            `module:function` for a function of the rank; modules are looked for in the current folder too.
 
     Raises:
         PayloadError: There is none of that name.
     """
-    if name in WORKLOADS:
-        return WORKLOADS[name]
+    if name in _NAMED:
+        return _NAMED[name]
     kind, colon, rest = name.partition(":")
     if colon and kind in _SIZED:
         return _SIZED[kind](_nbytes(name, rest))
@@ -63,6 +64,7 @@ def _array_of(nbytes: int) -> Payload:
     return make
 
 
+_NAMED = WORKLOADS | DEMO_PAYLOADS
 _SIZED: dict[str, Callable[[int], Payload]] = {"bytes": _bytes_of, "array": _array_of}
 _SKEWED = "skewed"
 
@@ -79,11 +81,11 @@ def _skewed(name: str, sizes: str) -> Payload:
 
 
 def _known() -> list[str]:
-    return [*WORKLOADS, *(f"{kind}:SIZE" for kind in _SIZED), f"{_SKEWED}:SIZE,SIZE", "module:function"]
+    return [*_NAMED, *(f"{kind}:SIZE" for kind in _SIZED), f"{_SKEWED}:SIZE,SIZE", "module:function"]
 
 
 def _hint(name: str) -> str:
-    return did_you_mean(name, [*WORKLOADS, *_SIZED, _SKEWED])
+    return did_you_mean(name, [*_NAMED, *_SIZED, _SKEWED])
 
 
 def _nbytes(name: str, size: str) -> int:

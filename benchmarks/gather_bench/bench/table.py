@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gather_bench.bench.details import details_list, details_table
-from gather_bench.bench.results import BASELINE, Report, Row
+from gather_bench.bench.recommendation import reasons
+from gather_bench.bench.results import BASELINE, Recommendation, Report, Row
 from gather_bench.bench.wording import count, listing
 
 _UNBOUNDED = 10_000
@@ -31,6 +32,16 @@ def print_report(console: Console, report: Report) -> None:
     if any(row.times_faster is not None for row in report.rows):
         console.print(f"x: the median of {BASELINE} over that of the row", highlight=False, style="dim")
     console.print("of which: mean of the ranks; wait: for the last rank to come", highlight=False, style="dim")
+    if report.recommendation is not None:
+        _print_recommendation(console, report.recommendation)
+
+
+def _print_recommendation(console: Console, found: Recommendation) -> None:
+    console.print()
+    settings = f"codec {found.codec!r}, transport {found.transport!r}, slot_nbytes {found.slot_nbytes:,}"
+    console.print(Text.assemble(("Recommended: ", "bold"), settings))
+    for reason in reasons(found):
+        console.print(Text(reason))
 
 
 def _headline(report: Report) -> str:

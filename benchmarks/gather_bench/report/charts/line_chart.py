@@ -32,6 +32,10 @@ class Series:
     label: str
     look: Look
     points: Sequence[Point]
+    lined: bool = True
+    """Whether a line joins the points."""
+    marked: bool = True
+    """Whether the points themselves are shown."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,9 @@ def line_chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Elemen
         "svg",
         element("title", title),
         *_grid(across, x, up, y),
-        *(_band(each, across, up) for each in series),
-        *(_line(each, across, up) for each in series),
-        *(mark(each.look, across.at(p.x), up.at(p.y), p.hint) for each in series for p in each.points),
+        *(_band(each, across, up) for each in series if each.lined),
+        *(_line(each, across, up) for each in series if each.lined),
+        *(mark(each.look, across.at(p.x), up.at(p.y), p.hint) for each in series if each.marked for p in each.points),
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         role="img",
     )
