@@ -6,6 +6,7 @@ measured, and for each transport what it would have measured, were that transpor
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -111,10 +112,19 @@ def main() -> None:
     if arguments.saved:
         runs = [run for path in arguments.saved for run in _read(path)]
     else:
-        runs = [run_local_ranks(2, measure, arguments.rounds) for _ in range(arguments.runs)]
-    if arguments.json:
-        arguments.json.write_text(json.dumps([[asdict(row) for row in run] for run in runs]), encoding="utf-8")
+        runs = _measure_runs(arguments.runs, arguments.rounds, arguments.json)
     print_rates(runs)
+
+
+def _measure_runs(number: int, rounds: int, file: Path | None) -> list[list[Row]]:
+    """What is measured is kept at once, so that it is not lost where the rest is not waited for."""
+    runs: list[list[Row]] = []
+    while len(runs) < number:
+        runs.append(run_local_ranks(2, measure, rounds))
+        print(f"{len(runs)} of {number} runs", file=sys.stderr, flush=True)
+        if file is not None:
+            file.write_text(json.dumps([[asdict(row) for row in run] for run in runs]), encoding="utf-8")
+    return runs
 
 
 def _read(path: Path) -> list[list[Row]]:

@@ -32,14 +32,12 @@ class LogAxis:
         return self.start + share * (self.end - self.start)
 
     def decimal_ticks(self) -> Sequence[float]:
-        """Powers of 10, with 2 and 5 times them where there is room, or only some where there is not."""
-        first, last = (math.log10(value) for value in (self.low, self.high))
-        exponents = range(math.floor(first), math.ceil(last) + 1)
-        fine = self._inside(step * 10.0**exponent for exponent in exponents for step in (1, 2, 5))
-        if len(fine) <= _MAX_TICKS:
-            return fine
-        stride = math.ceil((last - first) / _MAX_TICKS)
-        return self._inside(10.0**exponent for exponent in exponents if exponent % stride == 0)
+        """Powers of 10, with 2 and 5 times them where there is room."""
+        return self._ticks(10, (1, 2, 5))
+
+    def binary_ticks(self) -> Sequence[float]:
+        """Powers of 2, of 4, and so on: as many as there is room for."""
+        return self._ticks(2, (1,))
 
     def with_room_between(self, wanted: Iterable[float]) -> Sequence[float]:
         """Of the ticks wanted, from the lowest on, those that do not crowd the one before."""
@@ -48,6 +46,15 @@ class LogAxis:
             if not ticks or abs(self.at(value) - self.at(ticks[-1])) >= _MIN_DISTANCE:
                 ticks.append(value)
         return ticks
+
+    def _ticks(self, base: int, steps: Sequence[int]) -> Sequence[float]:
+        first, last = (math.log(value, base) for value in (self.low, self.high))
+        exponents = range(math.floor(first), math.ceil(last) + 1)
+        fine = self._inside(step * float(base) ** exponent for exponent in exponents for step in steps)
+        if len(fine) <= _MAX_TICKS:
+            return fine
+        stride = math.ceil((last - first) / _MAX_TICKS)
+        return self._inside(float(base) ** exponent for exponent in exponents if exponent % stride == 0)
 
     def _inside(self, values: Iterable[float]) -> Sequence[float]:
         return [value for value in values if self.low <= value <= self.high]

@@ -47,7 +47,9 @@ class Axis:
     text: Callable[[float], str]
     """Writes the value of a tick."""
     ticks: Sequence[float] = ()
-    """Where they are wanted; none: decimal ones."""
+    """Where they are wanted; none: where there is room for them."""
+    binary: bool = False
+    """Ticks at powers of 2 instead of decimal ones."""
 
 
 def line_chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Element:
@@ -78,7 +80,9 @@ def _grid(across: LogAxis, x: Axis, up: LogAxis, y: Axis) -> list[Element]:
 
 
 def _ticks(axis: LogAxis, said: Axis) -> Sequence[float]:
-    return axis.with_room_between(said.ticks) if said.ticks else axis.decimal_ticks()
+    if said.ticks:
+        return axis.with_room_between(said.ticks)
+    return axis.binary_ticks() if said.binary else axis.decimal_ticks()
 
 
 def _vertical(x: float, text: str) -> Element:
