@@ -59,7 +59,10 @@ def _how_to_read(rows: Sequence[Measured]) -> Element:
     named = ", ".join(
         f"{name} {nbytes_text(nbytes)}" for name, nbytes in sorted(sizes.items(), key=lambda item: item[1])
     )
-    return note(f"Points are medians, bands lie between the quartiles; both axes are logarithmic. Payloads: {named}.")
+    return note(
+        "Points are medians, bands lie between the quartiles; both axes are logarithmic. What exchanges nothing is in the "
+        f"table of all rows alone. Payloads: {named}."
+    )
 
 
 def _drawings(across: Axis, groups: Mapping[str, Sequence[Measured]]) -> tuple[Element, Element]:
