@@ -324,18 +324,18 @@ def _wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def test_hanging_up_ends_the_workers_as_being_terminated_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gather_bench.bench import command
+    from gather_bench.bench import local_run
 
     handlers: dict[int, Any] = {}
     monkeypatch.setattr(signal, "signal", handlers.__setitem__)
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
-    command.end_workers_on_signals()
+    local_run.end_workers_on_signals()
     with pytest.raises(SystemExit) as exited:
         handlers[signal.SIGHUP](signal.SIGHUP, None)
     assert (exited.value.code, set(handlers)) == (129, {signal.SIGHUP, signal.SIGTERM})
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
     handlers.clear()
-    command.end_workers_on_signals()
+    local_run.end_workers_on_signals()
     assert not handlers, "nohup is undone"
 
 

@@ -15,6 +15,7 @@ from gather_bench.bench.measure import run_cases
 from gather_bench.bench.options import Options
 from gather_bench.bench.payloads import payload
 from gather_bench.bench.place import Place
+from gather_bench.bench.progress import RunProgress
 from gather_bench.bench.results import Environment, Report, StartedBy
 from gather_bench.bench.wording import count
 from gather_bench.peers import torch_all_gather_object
@@ -28,10 +29,14 @@ _INTERRUPTED = 130
 def run_job(options: Options, started_by: StartedBy = "local") -> Report:
     """(all ranks of the default group) Measures what the options say; the report is the same on every rank."""
     payloads = {name: payload(name) for name in options.payloads}
-    with opened_cases(options, started_by) as cases:
+    is_root = dist.get_rank() == 0
+    with (
+        opened_cases(options, started_by) as cases,
+        RunProgress(is_root, len(payloads), options.rounds + 1) as progress,
+    ):
         ranks, rounds = count(dist.get_world_size(), "rank"), count(options.rounds, "round")
-        _tell(f"{ranks}, {titles(cases)}, {rounds}")
-        rows = run_cases(cases, payloads, rounds=options.rounds, calls=options.calls, tell=_tell)
+        progress.say(f"{ranks}, {titles(cases)}, {rounds}")
+        rows = run_cases(cases, payloads, rounds=options.rounds, calls=options.calls, progress=progress)
     return Report(_environment(started_by), options, tuple(rows))
 
 
@@ -50,12 +55,6 @@ def run_or_exit(options: Options, started_by: StartedBy = "local") -> Report:
     except Exception as exc:
         _say(f"Error: rank {rank}: {in_one_line(exc)}")
         sys.exit(_FAILED)
-
-
-def _tell(text: str) -> None:
-    """Rank 0 says how far it is: a run takes a while."""
-    if dist.get_rank() == 0:
-        _say(text)
 
 
 def _say(text: str) -> None:

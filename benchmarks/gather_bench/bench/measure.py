@@ -1,6 +1,6 @@
 """Measuring: each case is made ready for a payload, checked once, and timed in turns with the others."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -11,6 +11,7 @@ from gather_bench.bench.agreement import agree, attempt
 from gather_bench.bench.cases import Case
 from gather_bench.bench.payloads import Payload
 from gather_bench.bench.place import Place
+from gather_bench.bench.progress import RunProgress
 from gather_bench.bench.results import BASELINE, Row, Status, Timing
 from gather_bench.bench.sent import Sent, send
 from gather_bench.bench.split import measure_split
@@ -43,7 +44,7 @@ def run_cases(
     *,
     rounds: int,
     calls: int | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    progress: RunProgress | None = None,
 ) -> list[Row]:
     """(all ranks of the default group) Measures every case on every payload.
 
@@ -52,29 +53,32 @@ def run_cases(
         payloads: By name, likewise.
         rounds: How many rounds are counted; at least 1.
         calls: Calls behind one barrier; None: for each case, what fills a round of some 30 ms, 2 to 50.
-        tell: Called on every rank with a line about what comes next.
+        progress: Is told on every rank what comes next, and after each round.
 
     Returns:
         A row per payload and case, in this order, the same on every rank. What cannot be measured is a row that says
         why; a case that fails while the clock runs, having worked before, raises what it raised.
     """
     place = Place.find()
+    progress = progress or RunProgress(False, len(payloads), rounds + 1)
     rows: list[Row] = []
-    for number, (name, payload) in enumerate(payloads.items(), 1):
-        tell(f"[{number}/{len(payloads)}] {name}")
+    for name, payload in payloads.items():
+        progress.payload(name)
         sent, problem = send(name, payload)
         if sent is None:
             rows += [_row_without_object(name, case, problem, place) for case in cases]
         else:
-            rows += _run_payload(sent, cases, place, rounds, calls)
+            rows += _run_payload(sent, cases, place, rounds, calls, progress)
     return rows
 
 
-def _run_payload(sent: Sent, cases: Sequence[Case], place: Place, rounds: int, calls: int | None) -> list[Row]:
+def _run_payload(
+    sent: Sent, cases: Sequence[Case], place: Place, rounds: int, calls: int | None, progress: RunProgress
+) -> list[Row]:
     checked = [_check(case, sent) for case in cases]
     ways = {str(index): each.ready for index, each in enumerate(checked) if each.ready is not None}
     calls_of = {index: calls or fitting_calls(way) for index, way in ways.items()}
-    times = slowest_rank_rounds(ways, rounds, calls_of)
+    times = slowest_rank_rounds(ways, rounds, calls_of, after_round=progress.round)
     timings = {int(index): Timing.of(seconds) for index, seconds in times.items()}
     baseline = next((timings[i].median for i, each in enumerate(checked) if i in timings and _is_baseline(each)), None)
     rows = []
