@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from gather_bench.bench import command
 from gather_bench.bench.command import bench
 from gather_bench.bench.options import Options
 from gather_bench.bench.results import Report, Row, Timing
@@ -283,17 +284,16 @@ def test_what_stands_between_the_markers_of_a_page_is_replaced_with_a_drawing_be
     ("arguments", "told"),
     [
         (["--model", "--only-codecs"], "--model is about ranks"),
-        (["--model", "--markdown", __file__], "it must hold the lines"),
+        (["--model", "--markdown", __file__, "--from"], "it must hold the lines"),
         (["--markdown", "page.md"], "--markdown goes with --only-codecs or --model"),
     ],
 )
-def test_what_cannot_be_modelled_is_refused_before_anything_is_measured(
-    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_modelled_is_refused_and_nothing_is_measured(
+    arguments: list[str], told: str, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gather_bench import local_ranks
-
-    monkeypatch.setattr(local_ranks, "run_local_ranks", lambda *_: pytest.fail("workers were started"))
-    done = _bench(*arguments)
+    for name in ("run_locally", "run_only_codecs"):
+        monkeypatch.setattr(command, name, lambda *_: pytest.fail("something was measured"))
+    done = _bench(*arguments, *([str(saved)] if arguments[-1] == "--from" else []))
     assert (done.exit_code, told in " ".join(done.output.split())) == (2, True)
 
 
@@ -310,10 +310,10 @@ def test_reports_that_do_not_suffice_or_belong_together_fail_with_what_to_do(sav
 
 def test_the_page_on_scaling_and_its_drawing_are_what_the_command_makes_of_the_results(tmp_path: Path) -> None:
     page, drawing = _DOCS / "scaling.md", _DOCS / "scaling.svg"
-    (command,) = re.findall(r"^gather bench (--model .*--markdown docs/scaling\.md)$", page.read_text(), re.MULTILINE)
+    (line,) = re.findall(r"^gather bench (--model .*--markdown docs/scaling\.md)$", page.read_text(), re.MULTILINE)
     copy = tmp_path / "scaling.md"
     copy.write_text(page.read_text())
-    arguments = [str(copy) if word == "docs/scaling.md" else word for word in command.split()]
+    arguments = [str(copy) if word == "docs/scaling.md" else word for word in line.split()]
     done = _bench(*(str(_DOCS.parent / word) if word.endswith(".json") else word for word in arguments))
     assert done.exit_code == 0, done.output
     assert copy.read_text() == page.read_text()
