@@ -21,7 +21,9 @@ from gather_bench.model.fit import CannotFitError, fit_all
 from gather_bench.model.markdown import END, START
 from gather_bench.model.nonnegative import nonnegative_least_squares
 from gather_bench.model.points import SEED, Measured, Way, points_of
-from gather_bench.model.predict import predict
+from gather_bench.model.predict import Prediction, predict
+from gather_bench.model.sheets import conclusions
+from gather_bench.model.study import Study
 from gather_bench.model.terms import Term
 from gather_bench.model.work import Job, Work, all_gather_list, flat_gloo, hierarchical, shm
 from made_report import ENVIRONMENT
@@ -150,6 +152,20 @@ def test_predictions_go_up_to_8192_ranks_and_leave_out_what_was_not_measured() -
     assert with_seed[5].seconds[_SEED] > 2 * 8191 * 100e-6
     without_gloo = predict(fit_all(_points(_SHM)), Cluster())
     assert [len(each.seconds) for each in without_gloo[:2]] == [1, 0]  # on one host shm+gloo is shm
+
+
+def test_a_conclusion_names_the_numbers_of_ranks_at_which_the_hierarchy_halves_the_time() -> None:
+    flat, nested = _GLOO, Way("pickle", "shm+gloo")
+    times = {8: (4.0, 1.0), 32: (4.0, 2.0), 128: (3.0, 2.0)}
+    predictions = [
+        Prediction("pickle", 1000, world_size, world_size // 8, {flat: one, nested: other})
+        for world_size, (one, other) in times.items()
+    ]
+    told = list(conclusions(Study(ENVIRONMENT, 1, (), Cluster(), predictions)))
+    assert told == [
+        "pickle, 1.00 kB per rank: shm+gloo takes at most half as long as gloo with 8 and 32 ranks, "
+        "at 128 ranks gloo takes 1.50 times as long as shm+gloo (modelled)"
+    ]
 
 
 def test_a_slower_network_is_assumed_where_it_is_said_to_be() -> None:
