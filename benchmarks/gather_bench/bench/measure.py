@@ -1,7 +1,7 @@
 """Measuring: each case is made ready for a payload, checked once, and timed in turns with the others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -14,7 +14,7 @@ from gather_bench.bench.place import Place
 from gather_bench.bench.progress import RunProgress
 from gather_bench.bench.results import BASELINE, Row, Status, Timing
 from gather_bench.bench.sent import Sent, send
-from gather_bench.bench.split import measure_split
+from gather_bench.bench.split import measure_splits
 from gather_bench.bench.ways import GathererWay, ReadyWay
 from gather_bench.interleaved import Way, slowest_rank_rounds, slowest_rank_s
 from gather_bench.peers import torch_all_gather_object
@@ -81,13 +81,16 @@ def _run_payload(
     times = slowest_rank_rounds(ways, rounds, calls_of, after_round=progress.round)
     timings = {int(index): Timing.of(seconds) for index, seconds in times.items()}
     baseline = next((timings[i].median for i, each in enumerate(checked) if i in timings and _is_baseline(each)), None)
+    gatherers = {index: way for index, way in ways.items() if isinstance(way, GathererWay)}
+    splits = measure_splits(gatherers, calls_of, place.hosts)
     rows = []
     for index, each in enumerate(checked):
         fields = _fields(sent.name, sent.nbytes, each.case, place)
         if each.ready is None:
             rows.append(Row(**fields, status=each.status, reason=each.reason))
         else:
-            rows.append(_measured_row(fields, each.ready, timings[index], calls_of[str(index)], baseline))
+            row = _measured_row(fields, each.ready, timings[index], calls_of[str(index)], baseline)
+            rows.append(replace(row, split=splits.get(str(index))))
     return rows
 
 
@@ -121,10 +124,9 @@ def _is_baseline(checked: _Checked) -> bool:
 
 
 def _measured_row(fields: dict[str, Any], ready: ReadyWay, timing: Timing, calls: int, baseline: float | None) -> Row:
-    """(all ranks) Adds what is measured apart, when all ways have been timed: sizes, split and peak memory."""
+    """(all ranks) Adds what is measured when all ways have been timed: sizes and peak memory."""
     encoded = torch_all_gather_object(ready.encoded_nbytes)
     fitting = torch_all_gather_object(ready.fitting_slot_nbytes)
-    split = measure_split(ready, calls, fields["hosts"]) if isinstance(ready, GathererWay) else None
     return Row(
         **fields,
         status="measured",
@@ -135,7 +137,6 @@ def _measured_row(fields: dict[str, Any], ready: ReadyWay, timing: Timing, calls
         calls=calls,
         seconds=timing,
         times_faster=baseline / timing.median if baseline else None,
-        split=split,
         peak_nbytes=_largest_peak(ready),
     )
 

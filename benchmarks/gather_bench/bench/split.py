@@ -1,7 +1,7 @@
 """Where the time of a call goes: measured in a pass of its own, with a stopwatch around the Gatherer's transport."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean, median
@@ -15,7 +15,7 @@ from gather_bench.peers import torch_all_gather_object
 
 _VERBS = ("all_gather_slots", "all_gather_exact", "all_to_all_exact")
 """In which a transport waits for other ranks and moves their bytes."""
-_MIN_CALLS = 3
+_TURNS = 3
 
 
 @dataclass(frozen=True)
@@ -78,22 +78,30 @@ class Stopwatch:
         return watched
 
 
-def measure_split(way: GathererWay, calls: int, hosts: int) -> Split:
-    """(all ranks) Splits the time of some calls in a row, 3 at least; a first one is not counted.
+def measure_splits(ways: Mapping[str, GathererWay], calls: Mapping[str, int], hosts: int) -> dict[str, Split]:
+    """(all ranks) Splits the time of calls in a row; the ways take turns, as when they are timed as a whole.
 
     Args:
-        way: Ready, and called before.
-        calls: How many calls.
+        ways: By name, in the same order on every rank; ready, and called before.
+        calls: How many calls of each are wanted at least, by name; a third of them in each turn, after one that is not
+            counted.
         hosts: On how many hosts the ranks are.
 
     Returns:
-        The same on every rank.
+        By name, the same on every rank.
     """
+    laps: dict[str, list[Lap]] = {name: [] for name in ways}
+    for _ in range(_TURNS):
+        for name, way in ways.items():
+            laps[name] += _laps(way, -(-calls[name] // _TURNS))
+    return {name: split_of(torch_all_gather_object(own), has_one_clock=hosts == 1) for name, own in laps.items()}
+
+
+def _laps(way: GathererWay, calls: int) -> list[Lap]:
     watch = Stopwatch()
     with watch.worn_by(way.gatherer.transport, _VERBS):
         dist.barrier()
-        laps = [watch.lap(way) for _ in range(max(_MIN_CALLS, calls) + 1)]
-    return split_of(torch_all_gather_object(laps[1:]), has_one_clock=hosts == 1)
+        return [watch.lap(way) for _ in range(calls + 1)][1:]
 
 
 def split_of(laps_of_ranks: Sequence[Sequence[Lap]], *, has_one_clock: bool) -> Split:
