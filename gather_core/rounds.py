@@ -19,6 +19,7 @@ from gather_core.slot_writer import Outgoing, SlotWriter
 from gather_core.small_slots import longest_small_frame, read_small_slots
 from gather_core.stats import Stats
 from gather_core.verdict import Verdict, judge
+from gather_core.watch import Watch, Watcher
 
 Received = list[tuple[int, Sequence[memoryview]]]
 """Ranks and the frames of what they sent: borrowed and read-only, or writable and for the object to keep."""
@@ -31,6 +32,8 @@ class Rounds:
         self.seq = 0
         """Number of the operation that runs, or ran last."""
         self._stats = stats
+        self._watcher = Watcher(f"rank {connection.context.rank} of {connection.context.scope}", stats)
+        self._watch: Watch | None = None
         self._timeout_s = connection.timeout_s
         self._transport = connection.transport
         self._notes = connection.notes
@@ -54,11 +57,19 @@ class Rounds:
             BaseException: The ranks may not be in step any more.
         """
         self.seq += 1
-        notes = self._notes
-        notes.position = (self.seq, call.operation, call.tag, "encode")
+        if not self._watcher.is_wanted():
+            return self._run(call, obj, failed_call)
+        try:
+            with self._watcher.watch(call, self.seq) as self._watch:
+                return self._run(call, obj, failed_call)
+        finally:
+            self._watch = None
+
+    def _run(self, call: Call, obj: object, failed_call: Exception | None) -> Any:
+        self._enter(call, "encode")
         outgoing, timeout_s = self._prepare(call, obj, failed_call)
         started_s = monotonic()
-        notes.position = (self.seq, call.operation, call.tag, "round 1")
+        self._enter(call, "round 1")
         slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=timeout_s)
         self._check_count(slots)
         if self._terms.seal is not None:
@@ -71,10 +82,16 @@ class Rounds:
             received = self._judged(call, outgoing, slots, Deadline(timeout_s, started_s))
         if call.form == "parcels":
             received = self._deliver(call, outgoing, received, Deadline(timeout_s, started_s))
-        notes.position = (self.seq, call.operation, call.tag, "decode")
+        self._enter(call, "decode")
         if call.confirm:
             return self._confirmed(call, received, timeout_s)
         return self._finished(call, received)
+
+    def _enter(self, call: Call, phase: str) -> None:
+        """Goes on to a phase, for whoever asks where this rank is, and whoever looks how long it takes."""
+        self._notes.position = (self.seq, call.operation, call.tag, phase)
+        if self._watch is not None:
+            self._watch.phase(phase)
 
     def decode(self, rank: int, frames: Sequence[memoryview]) -> Any:
         """Rebuilds one object; raises DecodeError."""
@@ -148,7 +165,7 @@ class Rounds:
         if sizes is not None:
             if call.admit is not None:
                 sizes = list(call.admit(sizes))
-            self._notes.position = (self.seq, call.operation, call.tag, "round 2")
+            self._enter(call, "round 2")
             arrived = self._round_2(call, outgoing, sizes, deadline)
             for rank in call.wanted:
                 if sizes[rank]:
@@ -178,7 +195,7 @@ class Rounds:
             parcels = {
                 rank: frames and [memoryview(bytes(frame)) for frame in frames] for rank, frames in parcels.items()
             }
-            self._notes.position = (self.seq, call.operation, call.tag, "round 2")
+            self._enter(call, "round 2")
             parts_per_peer = outgoing.parcels or [()] * len(self._everyone)
             into = [result_buffer(row[self._rank]) for row in matrix]
             arrived = self._transport.all_to_all_exact(
@@ -188,8 +205,7 @@ class Rounds:
                 if parcels[rank] is None:
                     header = manifest.headers[self._rank]
                     parcels[rank] = self._frames(rank, self._opened(rank, arrived[rank], header, sender(rank)), header)
-            self._stats.sent_nbytes += sum(matrix[self._rank])
-            self._stats.second_rounds += 1
+            self._count_parcels(outgoing, sum(matrix[self._rank]))
         return [(rank, frames or ()) for rank, frames in parcels.items()]
 
     def _manifest(self, rank: int, frames: Sequence[memoryview], agreement: bytes) -> Manifest:
@@ -234,7 +250,7 @@ class Rounds:
         except DecodeError as exc:
             failure = exc
         self.seq += 1
-        self._notes.position = (self.seq, call.operation, call.tag, "round 1")
+        self._enter(call, "round 1")
         if failure is None:
             outgoing = self._writer.write((), self.seq, call.op_code("confirm"))
         else:
@@ -256,6 +272,16 @@ class Rounds:
         if verdict is not None and verdict.largest_nbytes > self._terms.slot_nbytes:
             stats.second_rounds += verdict.nbytes_in_round_2 is not None
             stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, verdict.largest_nbytes)
+        if self._watch is not None:
+            second = verdict is not None and verdict.nbytes_in_round_2 is not None
+            self._watch.sent(HEADER_NBYTES + outgoing.nbytes, outgoing.frames, in_second_round=second)
+
+    def _count_parcels(self, outgoing: Outgoing, nbytes: int) -> None:
+        """Counts what travelled by itself."""
+        self._stats.sent_nbytes += nbytes
+        self._stats.second_rounds += 1
+        if self._watch is not None:
+            self._watch.sent(nbytes, [part for parts in outgoing.parcels for part in parts[1:]], in_second_round=True)
 
 
 def _all_parts(outgoing: Outgoing) -> list[memoryview]:

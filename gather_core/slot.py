@@ -14,7 +14,7 @@ from functools import lru_cache
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from gather_core.codec import Buffer, Frames, Limits
-from gather_core.errors import LimitError, ProtocolError, shorten
+from gather_core.errors import LimitError, ProtocolError, printable, shorten
 from gather_core.memory import ALIGNMENT, UNBOUNDED
 
 HEADER_NBYTES = 64
@@ -260,7 +260,7 @@ class Failure:
         """
         if len(frames) != 3:
             raise ProtocolError(f"an ERROR slot with {len(frames)} frames instead of 3")
-        return cls(*(bytes(frame).decode(_TEXT_ENCODING, "replace") for frame in frames))
+        return cls(*(printable(bytes(frame).decode(_TEXT_ENCODING, "replace")) for frame in frames))
 
 
 def _encoded(text: str) -> bytes:
