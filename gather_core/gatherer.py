@@ -34,7 +34,7 @@ from gather_core.reduction import check_metrics, combine
 from gather_core.rendezvous import connect
 from gather_core.rounds import Received, Rounds
 from gather_core.settings import DEFAULT_SLOT_NBYTES, GatherSettings, SettingsSource
-from gather_core.stats import Stats
+from gather_core.stats import GroupStats, Stats
 from gather_core.stream import GatherStream, Plan, Sender, StreamProgress
 from gather_core.stream_chunks import DEFAULT_BUDGET_NBYTES
 from gather_core.transport import PeerState, Transport
@@ -64,6 +64,9 @@ class Gatherer:
         limits: Bounds on what is believed from the wire; must be equal on all ranks.
         tensor_device: Where decoded tensors land: `"cpu"`, `"current"` or a function of the CPU tensor.
         payload_checksum: Whether payloads are checksummed: `"auto"`: wherever bytes cross a wire, and below 64 KiB.
+        key: Seals every slot and payload, so that ranks believe only what was written with the same key, in this run:
+            its bytes, at least 16 random ones; or `"file:PATH"`, which only this user may read; or `"env:NAME"`. All
+            ranks need it. It does not encrypt.
 
     Raises:
         ValueError: This rank is not in `group`; on this rank only.
@@ -84,9 +87,10 @@ class Gatherer:
         limits: Limits = Limits(),  # noqa: B008
         tensor_device: TensorDevice = "cpu",
         payload_checksum: bool | Literal["auto"] = "auto",
+        key: bytes | str | None = None,
     ) -> None:
         settings = GatherSettings(
-            codec, transport, slot_nbytes, overflow, timeout_s, limits, tensor_device, payload_checksum
+            codec, transport, slot_nbytes, overflow, timeout_s, limits, tensor_device, payload_checksum, key
         )
         self._start(settings, group)
 
@@ -378,6 +382,19 @@ class Gatherer:
         Sender(rounds, plan).run()
         return GatherStream.ended(rounds, plan)
 
+    def gather_stats(self, *, timeout_s: Timeout = None, tag: str = "") -> GroupStats:
+        """(all ranks) Returns the stats of all ranks, which show per tag who keeps the others waiting.
+
+        Set `stats.is_recording` on every rank before. `print` shows a table.
+
+        Raises:
+            GatherError: As `all_gather`.
+        """
+        call = Call("gather_stats", None, tag, timeout_s, True, self._everyone, form="frames")
+        call.taken = lambda received: GroupStats.from_json([bytes(frames[0]) for _, frames in received])
+        result: GroupStats = self._operate(call, [self.stats.to_json().encode()])
+        return result
+
     def all_gather_async(
         self, obj: T, *, confirm: bool = False, timeout_s: Timeout = None, tag: str = ""
     ) -> Future[list[T]]:
@@ -507,7 +524,7 @@ class Gatherer:
             if self._busy:
                 raise GatherError("called from inside another operation of the same Gatherer, such as its codec")
             self._check_open()
-            if self._streaming and call.form != "frames":
+            if self._streaming and call.operation != "iter_gather":
                 raise GatherError("iter_gather() is not at its end: take all items of it or close it")
             self._busy = True
             try:
