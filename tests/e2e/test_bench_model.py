@@ -25,7 +25,7 @@ from gather_bench.model.predict import Prediction, predict
 from gather_bench.model.sheets import conclusions
 from gather_bench.model.study import Study
 from gather_bench.model.terms import Term
-from gather_bench.model.work import Job, Work, all_gather_list, flat_gloo, hierarchical, shm
+from gather_bench.model.work import Job, Work, all_gather_list, flat_gloo, hierarchical, shm, work_of
 from made_report import ENVIRONMENT
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -125,6 +125,14 @@ def test_gloo_goes_the_way_that_its_table_says() -> None:
     assert in_two_rounds[Term.MESSAGE] == 6 + 6 * 2  # and each of 4 ranks, on 2 cores, with 3 peers both ways
     assert flat_gloo(_job(64, hosts=8, cores=8))[Term.MESSAGE] == 2 * 63  # between hosts no hub but for few ranks
     assert flat_gloo(_job(64, hosts=8, cores=8))[Term.NETWORK_BYTE] == 8 * 56 * (1024 + 64)
+
+
+def test_gloo_with_other_bounds_goes_another_way() -> None:
+    directly = work_of("gloo:hub_up_to_nbytes=0,all_to_all_up_to_nbytes=0")
+    assert directly is not None
+    assert (directly(_job(4))[Term.MESSAGE], directly(_job(4))[Term.HOP]) == (6 * 2, 2)
+    assert work_of("gloo:chunk_nbytes=1") is None
+    assert work_of("threads") is None
 
 
 def test_a_leader_sends_to_other_hosts_what_its_host_has_and_every_rank_decodes_all() -> None:
