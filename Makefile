@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs-installed
 FUZZ_SECONDS ?= 600
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check format fuzz bench clean
+.PHONY: demo test check format fuzz bench docs docs-check clean
 
 demo: $(STAMP)
 	$(BIN)/gather demo
@@ -29,8 +30,14 @@ fuzz: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m gather_bench.ratios
 
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-check: docs
+	$(BIN)/python tests/site_check.py
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gather-core needs Python 3.11 or newer")'
@@ -38,3 +45,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[cli]"
 	touch $(STAMP)
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	touch $(DOCS_STAMP)

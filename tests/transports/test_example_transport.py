@@ -16,7 +16,7 @@ import store_transport
 from fake_distribution import install
 from gather_core import Gatherer, Transport, TransportTimeoutError, register_transport, registry
 from gather_core.testing.transport_exchanges import ExchangeClauses
-from page_script import runnable_script
+from page_blocks import script_of
 from rank_pool import RankPool
 from store_transport import StoreTransport
 
@@ -37,7 +37,7 @@ class TestRoutedStore(ExchangeClauses):
     def take_class(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry._transports, "registered", {})
         page: dict[str, Any] = {"__name__": "page"}
-        exec(runnable_script(PAGE.read_text()), page)
+        exec(script_of(PAGE), page)
         self.routed: Callable[[], Transport] = page["RoutedStore"]
 
     def make_transport(self) -> Transport:
