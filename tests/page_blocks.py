@@ -18,6 +18,7 @@ EXCUSES = {
     "fragment": "a part of something whose rest is the reader's, or which another test runs where it belongs",
     "hosts": "takes several hosts",
     "installs": "installs packages or sets up an environment",
+    "integrations": "takes a library that an own test uses it with, where that is installed",
     "launcher": "starts ranks through a launcher; the tests start those of the page themselves, which is quicker",
     "long": "takes many seconds to minutes; the command's own tests run it smaller",
     "needs-hydra": "Hydra is not among the test dependencies; OmegaConf, which holds its configs, is",

@@ -17,6 +17,7 @@ from fake_distribution import install
 from gather_core import Gatherer, Transport, TransportTimeoutError, register_transport, registry
 from gather_core.testing.transport_exchanges import ExchangeClauses
 from page_blocks import script_of
+from page_example import page_shows
 from rank_pool import RankPool
 from store_transport import StoreTransport
 
@@ -26,7 +27,7 @@ EXAMPLE = Path(store_transport.__file__)
 
 def test_the_page_shows_the_example_as_it_is_and_it_is_short() -> None:
     example = EXAMPLE.read_text()
-    assert f"```python run\n{example}```\n" in PAGE.read_text()
+    assert page_shows(PAGE.name, EXAMPLE.name)
     assert len(example.splitlines()) < 60
 
 
