@@ -13,6 +13,8 @@ GatherError
 ├── RankFailedError                  the same on every rank
 │   ├── RemoteEncodeError            arguments, encoding, limits
 │   ├── RemoteCallError              the function given to `run`
+│   ├── RemoteDecodeError            decoding, with confirm=True
+│   ├── ReduceError                  metrics that do not fit together
 │   └── SetupError                   construction (round 0)
 ├── SlotOverflowError                the same on every rank, with overflow="error"
 ├── ProtocolError                    a slot that cannot be: header, checksum, lengths
@@ -44,7 +46,9 @@ __all__ = [
     "PeerLostError",
     "ProtocolError",
     "RankFailedError",
+    "ReduceError",
     "RemoteCallError",
+    "RemoteDecodeError",
     "RemoteEncodeError",
     "SettingsError",
     "SetupError",
@@ -162,6 +166,18 @@ class RemoteCallError(RankFailedError):
     """The function given to `run` raised on some ranks."""
 
     what = "raised in run()"
+
+
+class RemoteDecodeError(RankFailedError):
+    """With `confirm=True`: some ranks could not decode what they got."""
+
+    what = "could not decode"
+
+
+class ReduceError(RankFailedError):
+    """The metrics given to `reduce` do not fit together: names or kinds of values differ."""
+
+    what = "handed in other metrics"
 
 
 class SetupError(RankFailedError):

@@ -1,6 +1,7 @@
 """Filling this rank's slot in place: with its object's frames, or with what went wrong."""
 
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gather_core.codec import Frames
@@ -37,6 +38,8 @@ class Outgoing:
     """Of the slot, in bytes."""
     agreement: bytes
     failure: BaseException | None = None
+    parcels: Sequence[Frames] = ()
+    """For each rank, what travels to it by itself after round 1."""
 
 
 class SlotWriter:

@@ -1,6 +1,6 @@
 """The verdict of round 1: a pure function of the W slots, which comes out the same on every rank."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gather_core.codec import Limits
@@ -10,6 +10,7 @@ from gather_core.errors import (
     ProtocolError,
     RankFailedError,
     RemoteCallError,
+    RemoteDecodeError,
     RemoteEncodeError,
     SlotOverflowError,
     format_ranks,
@@ -28,6 +29,8 @@ from gather_core.slot import (
 )
 
 _KIND_OFFSET = 5
+_ERRORS: Mapping[str, type[RankFailedError]] = {"call": RemoteCallError, "decode": RemoteDecodeError}
+"""By the phase in which all that failed did so."""
 _DATA = int(Kind.DATA)
 """Asking an enum for its member takes longer than the comparison."""
 
@@ -104,9 +107,8 @@ def _raise_differences(
     if not failures:
         raise ProtocolError("the slots differ in nothing that can differ")
     texts = {rank: _describe(failure) for rank, failure in failures.items()}
-    in_run = all(failure.phase == "call" for failure in failures.values())
-    error: type[RankFailedError] = RemoteCallError if in_run else RemoteEncodeError
-    raise error(texts)
+    phases = {failure.phase for failure in failures.values()}
+    raise _ERRORS.get(phases.pop() if len(phases) == 1 else "", RemoteEncodeError)(texts)
 
 
 def _check_place(rank: int, header: Header, expected: Agreement) -> Agreement:
