@@ -118,6 +118,8 @@ RAISED: dict[str, Callable[[], list[str]]] = {
     "slots of … bytes are too small: …": lambda: gathering(bytes(20_000), overflow="error"),
     "codec … cannot decode the object of rank …": lambda: gathering(Undecodable()),
     "rank … raised in run(): …": in_run,
+    "rank … handed in other metrics: …": lambda: messages(lambda one: one.reduce({"loss": 0.3} if one.rank else {})),
+    "rank … could not decode: …": lambda: messages(lambda one: one.all_gather(Undecodable(), confirm=True)),
     "… must be a group rank from 0 to …, not …": lambda: messages(lambda gatherer: gatherer.gather(0, dst=2)),
     "differ in the operation, or in its dst, src or tag": at_different_operations,
     "rank … aborted: …": one_rank_leaves,
