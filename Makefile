@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-DOCS_STAMP := $(VENV)/.docs-installed
+DOCS_STAMP := $(VENV)/.installed-docs
+RELEASE_STAMP := $(VENV)/.installed-release
 FUZZ_SECONDS ?= 600
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check format fuzz bench docs docs-check clean
+.PHONY: demo test check format fuzz bench docs docs-check dist dist-test clean
 
 demo: $(STAMP)
 	$(BIN)/gather demo
@@ -36,8 +37,19 @@ docs: $(DOCS_STAMP)
 docs-check: docs
 	$(BIN)/python tests/site_check.py
 
+# Wheel and sdist in dist/, the same bytes from the same commit wherever they are built.
+dist: $(STAMP) $(RELEASE_STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	PYTHONPATH=tests $(BIN)/python -m release.contents dist
+
+# The tests of the sdist against the wheel, in a new environment outside the checkout; TESTS="tests/core": only those.
+dist-test: dist
+	PYTHONPATH=tests $(BIN)/python -m release.against_wheel -- $(TESTS)
+
 clean:
-	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache
+	rm -rf dist site $(VENV) .mypy_cache .ruff_cache .pytest_cache
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gather-core needs Python 3.11 or newer")'
@@ -49,3 +61,7 @@ $(STAMP): pyproject.toml constraints.txt
 $(DOCS_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
 	touch $(DOCS_STAMP)
+
+$(RELEASE_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group release
+	touch $(RELEASE_STAMP)

@@ -6,15 +6,19 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+import gather_codecs
+import gather_core
+import gather_transports
+
 PLACEHOLDER = "…"
-_SOURCES = ("gather_core", "codecs/gather_codecs", "transports/gather_transports")
+_PACKAGES = (gather_core, gather_codecs, gather_transports)
 
 
 @cache
 def templates() -> tuple[str, ...]:
     """Each literal, or f-string with its values as `PLACEHOLDER`, of the packages."""
-    files = (file for source in _SOURCES for file in sorted((ROOT / source).rglob("*.py")))
+    folders = (Path(str(package.__file__)).parent for package in _PACKAGES)
+    files = (file for folder in folders for file in sorted(folder.rglob("*.py")))
     return tuple(text for file in files for text in _texts(ast.parse(file.read_text())))
 
 
