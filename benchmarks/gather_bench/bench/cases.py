@@ -12,8 +12,8 @@ import torch.distributed as dist
 from gather_bench.bench.agreement import agree
 from gather_bench.bench.mpi_ways import MPI_PEERS, mpi_problem
 from gather_bench.bench.options import Options
-from gather_bench.bench.peer_ways import PEERS, WITHOUT_COLLECTIVE
-from gather_bench.bench.results import StartedBy
+from gather_bench.bench.peer_ways import PEERS
+from gather_bench.bench.results import WITHOUT_COLLECTIVE, StartedBy
 from gather_bench.bench.ways import GathererWay, ReadyWay
 from gather_bench.bench.wording import count
 from gather_core import Gatherer, GatherError, SetupError

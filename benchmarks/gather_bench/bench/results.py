@@ -14,6 +14,9 @@ SCHEMA_VERSION = 2
 BASELINE = "torch_all_gather_object"
 """The way to which all others of a payload are compared."""
 
+WITHOUT_COLLECTIVE = frozenset({"raw_copy"})
+"""Peers that exchange nothing while the clock runs."""
+
 Status = Literal["measured", "unavailable", "refused", "failed", "wrong"]
 StartedBy = Literal["local", "torchrun", "mpiexec", "srun"]
 

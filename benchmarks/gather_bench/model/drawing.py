@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from itertools import groupby
+from typing import Literal
 from xml.etree.ElementTree import Element, tostring
 
 from gather_bench.bench.only_codecs.quantities import nbytes_text, seconds_text
@@ -12,7 +13,7 @@ from gather_bench.model.predict import Prediction
 from gather_bench.model.sheets import MODELLED, name_of_column
 from gather_bench.model.study import Study
 from gather_bench.report.charts.line_chart import Axis, Point, Series, line_chart
-from gather_bench.report.charts.marks import Look, mark
+from gather_bench.report.charts.marks import Look, looks, mark
 from gather_bench.report.markup import element
 
 _RANKS = Axis("ranks", lambda value: f"{value:,.0f}", binary=True)
@@ -23,8 +24,8 @@ _HEADING, _GAP, _ENTRY_LEFT, _ENTRY_WIDTH, _ENTRY_HEIGHT = 26, 24, 24, 155, 20
 _COLUMNS = 2
 _KEYS_PER_LINE = 3
 
-Entry = tuple[str, Look, bool]
-"""A label, its look, and whether it stands for points rather than a line."""
+Entry = tuple[str, Look, Literal["line", "point", "both"]]
+"""A label, its look, and which of it is shown."""
 Titled = tuple[str, Element, Sequence[Entry]]
 """A heading, a drawing, and its legend."""
 
@@ -49,10 +50,10 @@ def _fitted(way: Way, residuals: Sequence[Residual], fit: Fit) -> Titled:
         color = f"color{number}"
         series.append(Series(nbytes_text(nbytes), Look(color, _FITTED), _modelled_points(some), marked=False))
         series += _measured_series(color, some)
-        legend.append((nbytes_text(nbytes), Look(color, _FITTED), False))
+        legend.append((nbytes_text(nbytes), Look(color, _FITTED), "line"))
     legend += [
-        (f"fitted, up to {FITTED_UP_TO} ranks", Look("peer", _FITTED), True),
-        ("checked, with more", Look("peer", _CHECKED), True),
+        (f"fitted, up to {FITTED_UP_TO} ranks", Look("peer", _FITTED), "point"),
+        ("checked, with more", Look("peer", _CHECKED), "point"),
     ]
     return f"{way}: points measured, lines {MODELLED}", line_chart(f"{way}", _RANKS, _TIME, series), legend
 
@@ -77,7 +78,7 @@ def _point(world_size: int, seconds: float, kind: str) -> Point:
 
 
 def predicted_drawings(study: Study) -> list[Titled]:
-    """One for each codec and size: lines only, as all of it is modelled."""
+    """One for each codec and size; all of it is modelled."""
     return [
         _predicted(f"{codec}, {nbytes_text(nbytes)} per rank: {MODELLED}", list(group))
         for (codec, nbytes), group in groupby(study.predictions, lambda each: (each.codec, each.nbytes))
@@ -86,17 +87,16 @@ def predicted_drawings(study: Study) -> list[Titled]:
 
 def _predicted(title: str, predictions: Sequence[Prediction]) -> Titled:
     ways = dict.fromkeys(way for each in predictions for way in each.seconds)
-    look_of = {way: Look(f"color{number}", _FITTED) for number, way in enumerate(ways)}
+    look_of = looks(map(name_of_column, ways), ())
     series = [
         Series(
             str(way),
-            look,
+            look_of[name_of_column(way)],
             [_point(each.world_size, each.seconds[way], MODELLED) for each in predictions if way in each.seconds],
-            marked=False,
         )
-        for way, look in look_of.items()
+        for way in ways
     ]
-    return title, line_chart(title, _RANKS, _TIME, series), [(name_of_column(w), look_of[w], False) for w in ways]
+    return title, line_chart(title, _RANKS, _TIME, series), [(name, look, "both") for name, look in look_of.items()]
 
 
 def with_legend(drawn: Titled) -> Element:
@@ -116,13 +116,14 @@ def with_legend(drawn: Titled) -> Element:
 
 
 def _key(entry: Entry, x: float, y: float) -> Element:
-    label, look, is_point = entry
-    sample = (
-        mark(look, x + 12, y + 8, label)
-        if is_point
-        else element("line", x1=x, y1=y + 8, x2=x + 24, y2=y + 8, class_=f"line {look.color}")
+    label, look, shown = entry
+    line = element("line", x1=x, y1=y + 8, x2=x + 24, y2=y + 8, class_=f"line {look.color}")
+    return element(
+        "g",
+        line if shown != "point" else None,
+        mark(look, x + 12, y + 8, label) if shown != "line" else None,
+        element("text", label, x=x + 30, y=y + 12),
     )
-    return element("g", sample, element("text", label, x=x + 30, y=y + 12))
 
 
 def to_svg(study: Study) -> str:

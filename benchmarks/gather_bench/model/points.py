@@ -8,6 +8,7 @@ from gather_bench.bench.results import Report, Row
 from gather_bench.model.work import WORK, Job, Work, all_gather_list
 
 SEED = "all_gather_list"
+_EVEN = 0.9
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,26 @@ def points_of(reports: Iterable[Report]) -> list[Measured]:
     for report in reports:
         for row in report.rows:
             way = _way(row)
-            if way is not None and row.seconds is not None:
+            if way is not None and row.seconds is not None and _is_even(row):
                 rounds.setdefault((way, _job(row, report)), []).extend(row.seconds.rounds)
     return [Measured(way, job, median(seconds)) for (way, job), seconds in rounds.items()]
 
 
 def _way(row: Row) -> Way | None:
+    """None too for `shm+gloo` on one host: it is `shm` there, or GATHER_HOST_ID makes more of it than the row says."""
     if row.way == SEED:
         return Way(SEED, "gloo")
-    if row.codec is None or row.transport_used is None or row.transport_used not in WORK:
+    transport = row.transport_used
+    if row.codec is None or transport is None or transport not in WORK or (transport == "shm+gloo" and row.hosts == 1):
         return None
-    return Way(row.codec, row.transport_used)
+    return Way(row.codec, transport)
+
+
+def _is_even(row: Row) -> bool:
+    """Whether all ranks hand in about as much; what skewed sizes cost is not modelled."""
+    if row.encoded_nbytes is None or row.received_nbytes is None:
+        return False
+    return row.received_nbytes >= _EVEN * row.world_size * row.encoded_nbytes
 
 
 def _job(row: Row, report: Report) -> Job:

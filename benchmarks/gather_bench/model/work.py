@@ -82,12 +82,16 @@ def hierarchical(job: Job) -> Work:
 
 
 def all_gather_list(job: Job) -> Work:
-    """DPR's: slots of `slot_nbytes` (there: `max_size`) are all-reduced in a ring; lists of ints on both ends."""
+    """DPR's: slots of `slot_nbytes` (there: `max_size`) are all-reduced in a ring.
+
+    Its bytes are dear, as each is an item of a list of ints on its way in and out: it is fitted by itself.
+    """
     steps = 2 * (job.world_size - 1)
     return {
         Term.CALL: job.share,
         Term.OBJECT: job.world_size * job.share,
-        Term.LISTED_BYTE: (1 + job.world_size) * job.nbytes * job.share,
+        Term.ENCODED_BYTE: job.nbytes * job.share,
+        Term.DECODED_BYTE: job.world_size * job.nbytes * job.share,
         Term.STEP: steps * job.share,
         Term.WIRE_BYTE: steps * job.slot_nbytes * job.share,
         **_network(job, hops=steps, nbytes=steps * job.slot_nbytes),
@@ -136,7 +140,7 @@ def _gloo_round(job: Job, way: WayName, nbytes: int, turns: int = 1) -> Work:
         share, hops, moved = job.share, 1, 2 * peers * nbytes
         leaving = job.ranks_per_host * away * nbytes
     return {
-        Term.HOP: hops * turns,
+        Term.HOP: hops * turns * job.share,
         Term.MESSAGE: 2 * peers * turns * share,
         Term.WIRE_BYTE: moved * share,
         **_network(job, hops * turns, leaving),
@@ -148,9 +152,9 @@ def _network(job: Job, hops: int, nbytes: float) -> Work:
 
 
 def _shm_exchange(job: Job, turns: int = 1) -> Work:
-    """A rank that has a core of its own spins, which costs next to nothing; else it sleeps."""
+    """A rank that has a core of its own spins, which costs next to nothing; else it sleeps for the last to come."""
     sleeps = job.ranks_per_host > job.cores
-    return {Term.WAKE: (job.ranks_per_host - 1) * turns * job.share} if sleeps else {}
+    return {Term.WAKE: turns * job.share} if sleeps else {}
 
 
 def _block_round(job: Job, between: Job, way: WayName, filled: int) -> Work:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 _ROOM = 1.15
 """So many times the largest value, and the smallest, fit on an axis."""
 _MAX_TICKS = 8
+_MIN_DISTANCE = 24
+"""Pixels."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class LogAxis:
     def binary_ticks(self) -> Sequence[float]:
         """Powers of 2, of 4, and so on: as many as there is room for."""
         return self._ticks(2, (1,))
+
+    def with_room_between(self, wanted: Iterable[float]) -> Sequence[float]:
+        """Of the ticks wanted, from the lowest on, those that do not crowd the one before."""
+        ticks: list[float] = []
+        for value in sorted(wanted):
+            if not ticks or abs(self.at(value) - self.at(ticks[-1])) >= _MIN_DISTANCE:
+                ticks.append(value)
+        return ticks
 
     def _ticks(self, base: int, steps: Sequence[int]) -> Sequence[float]:
         first, last = (math.log(value, base) for value in (self.low, self.high))

@@ -46,6 +46,8 @@ class Axis:
     """With the unit."""
     text: Callable[[float], str]
     """Writes the value of a tick."""
+    ticks: Sequence[float] = ()
+    """Where they are wanted; none: where there is room for them."""
     binary: bool = False
     """Ticks at powers of 2 instead of decimal ones."""
 
@@ -78,6 +80,8 @@ def _grid(across: LogAxis, x: Axis, up: LogAxis, y: Axis) -> list[Element]:
 
 
 def _ticks(axis: LogAxis, said: Axis) -> Sequence[float]:
+    if said.ticks:
+        return axis.with_room_between(said.ticks)
     return axis.binary_ticks() if said.binary else axis.decimal_ticks()
 
 

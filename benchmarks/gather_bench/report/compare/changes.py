@@ -5,15 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from gather_bench.bench.results import Report, Row, Timing
+from gather_bench.bench.results import WITHOUT_COLLECTIVE, Report, Row, Timing
 from gather_bench.report.compare.differences import Difference, differences
-from gather_bench.report.compare.noise import MIN_ROUNDS, Logs, Noise, Shift, relative_to, shift
+from gather_bench.report.compare.noise import MIN_ROUNDS, Logs, Noise, Shift, median_shift, relative_to, shift
 
 MIN_CHANGE = 1.1
 """Smaller factors are not reported, however sure they are."""
-
-NOT_REFERENCES = frozenset({"raw_copy"})
-"""Peers that exchange nothing, and so are not slowed down by what slows an exchange."""
 
 Verdict = Literal["slower", "faster", "same", "not judged"]
 _Key: TypeAlias = tuple[str, int, str, str | None, str | None]
@@ -32,16 +29,9 @@ class Change:
     factor: float | None
     """How many times longer it takes now, relative to the references; None where there are none."""
     margin: float | None
-    """The factor from which on it is beyond noise; None where that is not known."""
-
-    @property
-    def verdict(self) -> Verdict:
-        """Whether it is beyond noise."""
-        if self.factor is None or self.margin is None:
-            return "not judged"
-        if max(self.factor, 1 / self.factor) < self.margin:
-            return "same"
-        return "slower" if self.factor > 1 else "faster"
+    """The factor that it must reach to be beyond noise; None where that is not known."""
+    verdict: Verdict
+    """Whether it is beyond noise, in the fast rounds as in the middle ones."""
 
 
 @dataclass(frozen=True)
@@ -77,25 +67,30 @@ class _Pair:
 
 
 def compare(old: Report, new: Report) -> Comparison:
-    """Compares what both have measured; peers are what times are relative to, and show how much noise there is."""
+    """Compares what both have measured."""
+    rows_of_old = {_key(row): row for row in old.rows}
+    return Comparison(
+        changes(old.rows, new.rows),
+        list(dict.fromkeys(pair.new.way for group in _peers(_pairs(old.rows, new.rows)).values() for pair in group)),
+        differences(old, new),
+        [row for row in new.rows if row.seconds is None and _was_measured(rows_of_old.get(_key(row)))],
+    )
+
+
+def changes(old: Sequence[Row], new: Sequence[Row]) -> Sequence[Change]:
+    """Compares the Gatherers of both; peers are what times are relative to, and show how much noise there is."""
     pairs = list(_pairs(old, new))
     peers = _peers(pairs)
     ours = [pair for pair in pairs if pair.new.codec is not None]
     shifts = [_shift(pair, peers.get(_place(pair.new), ())) for pair in ours]
     noise = Noise.of_controls([_controls(group) for group in peers.values() if len(group) > 1])
     num_judged = sum(each is not None for each in shifts)
-    rows_of_old = {_key(row): row for row in old.rows}
-    return Comparison(
-        [_change(pair, each, noise, num_judged) for pair, each in zip(ours, shifts, strict=True)],
-        list(dict.fromkeys(pair.new.way for group in peers.values() for pair in group)),
-        differences(old, new),
-        [row for row in new.rows if row.seconds is None and _was_measured(rows_of_old.get(_key(row)))],
-    )
+    return [_change(pair, each, noise, num_judged) for pair, each in zip(ours, shifts, strict=True)]
 
 
-def _pairs(old: Report, new: Report) -> Iterable[_Pair]:
-    rows_of_old = {_key(row): row for row in old.rows}
-    for row in new.rows:
+def _pairs(old: Sequence[Row], new: Sequence[Row]) -> Iterable[_Pair]:
+    rows_of_old = {_key(row): row for row in old}
+    for row in new:
         before = rows_of_old.get(_key(row))
         if before is not None and before.seconds is not None and row.seconds is not None:
             yield _Pair(before, row, before.seconds, row.seconds)
@@ -115,10 +110,10 @@ def _was_measured(row: Row | None) -> bool:
 
 
 def _peers(pairs: Iterable[_Pair]) -> Mapping[_Place, Sequence[_Pair]]:
-    """Those that can be references, by place."""
+    """Those that can be references, by place; what slows an exchange down does not slow those that exchange nothing."""
     groups: dict[_Place, list[_Pair]] = {}
     for pair in pairs:
-        if pair.new.codec is None and pair.new.way not in NOT_REFERENCES and _has_enough_rounds(pair):
+        if pair.new.codec is None and pair.new.way not in WITHOUT_COLLECTIVE and _has_enough_rounds(pair):
             groups.setdefault(_place(pair.new), []).append(pair)
     return groups
 
@@ -128,27 +123,26 @@ def _has_enough_rounds(pair: _Pair) -> bool:
 
 
 def _shift(pair: _Pair, references: Sequence[_Pair]) -> Shift | None:
-    if not references or not _has_enough_rounds(pair):
-        return None
-    return shift(
-        _relative(pair.old_timing, [reference.old_timing for reference in references]),
-        _relative(pair.new_timing, [reference.new_timing for reference in references]),
+    return shift(*_relative(pair, references)) if references and _has_enough_rounds(pair) else None
+
+
+def _controls(group: Sequence[_Pair]) -> Sequence[float]:
+    """How far each peer seems to have moved, relative to the others: it runs the same code in both."""
+    return [median_shift(*_relative(pair, [other for other in group if other is not pair])) for pair in group]
+
+
+def _relative(pair: _Pair, references: Sequence[_Pair]) -> tuple[Logs, Logs]:
+    """The old and the new rounds."""
+    return (
+        relative_to(pair.old_timing.rounds, [reference.old_timing.rounds for reference in references]),
+        relative_to(pair.new_timing.rounds, [reference.new_timing.rounds for reference in references]),
     )
 
 
-def _relative(timing: Timing, references: Iterable[Timing]) -> Logs:
-    return relative_to(timing.rounds, [reference.rounds for reference in references])
-
-
-def _controls(group: Sequence[_Pair]) -> Sequence[Shift]:
-    """How far each peer seems to have moved, relative to the others: it runs the same code in both."""
-    shifts = (_shift(pair, [other for other in group if other is not pair]) for pair in group)
-    return [each for each in shifts if each is not None]
-
-
 def _change(pair: _Pair, moved: Shift | None, noise: Noise, num_judged: int) -> Change:
-    factor = margin = None
-    if moved is not None:
-        factor = math.exp(moved.log)
-        margin = max(MIN_CHANGE, math.exp(noise.margin(moved.variance, num_judged)))
-    return Change(pair.old, pair.new, pair.old_timing.median, pair.new_timing.median, factor, margin)
+    medians = pair.old_timing.median, pair.new_timing.median
+    if moved is None:
+        return Change(pair.old, pair.new, *medians, None, None, "not judged")
+    margin = max(math.log(MIN_CHANGE), noise.margin(moved.variance, num_judged))
+    verdict: Verdict = "same" if abs(moved.least) < margin else "slower" if moved.least > 0 else "faster"
+    return Change(pair.old, pair.new, *medians, math.exp(moved.median), math.exp(margin), verdict)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from xml.etree.ElementTree import Element
 
 from gather_bench.bench.only_codecs.quantities import nbytes_text, seconds_text
-from gather_bench.bench.results import Report, Row
+from gather_bench.bench.results import WITHOUT_COLLECTIVE, Report, Row
 from gather_bench.bench.wording import count
 from gather_bench.report.charts.line_chart import Axis, Point, Series, line_chart
 from gather_bench.report.charts.marks import Look, legend, looks
@@ -15,7 +15,6 @@ from gather_bench.report.views import Measured, grouped, is_ours, measured, wher
 _MAX_WAYS = 7
 """In one drawing, peers not counted; with more each codec has a drawing of its own."""
 _SIZE = Axis("payload per rank as a plain pickle", lambda value: _short(nbytes_text(round(value))))
-_RANKS = Axis("ranks", lambda value: f"{value:.0f}", binary=True)
 _TIME = Axis("time of a call", lambda value: _short(seconds_text(value)))
 
 
@@ -25,7 +24,7 @@ _Name = Callable[[Row], str]
 
 def latency(report: Report) -> Element | None:
     """Time against size, a drawing per world size."""
-    sized = [each for each in measured(report) if each.row.payload_nbytes]
+    sized = [each for each in _drawn(report) if each.row.payload_nbytes]
     if not sized:
         return None
     groups = grouped((count(each.row.world_size, "rank"), each) for each in sized)
@@ -34,11 +33,18 @@ def latency(report: Report) -> Element | None:
 
 def cost_of_ranks(report: Report) -> Element | None:
     """Time against the world size, a drawing per payload, where several world sizes were measured."""
-    rows = measured(report)
-    if len({each.row.world_size for each in rows}) < 2:
+    rows = _drawn(report)
+    world_sizes = {each.row.world_size for each in rows}
+    if len(world_sizes) < 2:
         return None
+    across = Axis("ranks", lambda value: f"{value:.0f}", sorted(world_sizes))
     groups = grouped((each.row.payload, each) for each in rows)
-    return section("Time against the number of ranks", _oversubscribed(report), *_drawings(_RANKS, groups))
+    return section("Time against the number of ranks", _oversubscribed(report), *_drawings(across, groups))
+
+
+def _drawn(report: Report) -> list[Measured]:
+    """Without what exchanges nothing, which is so much faster that the others would lie on each other."""
+    return [each for each in measured(report) if each.row.way not in WITHOUT_COLLECTIVE]
 
 
 def _oversubscribed(report: Report) -> Element | None:
@@ -53,7 +59,10 @@ def _how_to_read(rows: Sequence[Measured]) -> Element:
     named = ", ".join(
         f"{name} {nbytes_text(nbytes)}" for name, nbytes in sorted(sizes.items(), key=lambda item: item[1])
     )
-    return note(f"Points are medians, bands lie between the quartiles; both axes are logarithmic. Payloads: {named}.")
+    return note(
+        "Points are medians, bands lie between the quartiles; both axes are logarithmic. What exchanges nothing is in the "
+        f"table of all rows alone. Payloads: {named}."
+    )
 
 
 def _drawings(across: Axis, groups: Mapping[str, Sequence[Measured]]) -> tuple[Element, Element]:

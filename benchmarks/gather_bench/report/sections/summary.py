@@ -9,7 +9,7 @@ from gather_bench.report.markup import Child, table
 from gather_bench.report.section import note, section
 from gather_bench.report.views import Measured, by_payload_and_ranks, is_ours
 
-_HEADERS = ("payload", "fastest way", "ranks", "median", "quartiles", "times faster")
+_HEADERS = ("payload", "fastest way", "ranks", "median", "times faster", "quartiles")
 
 
 def summary(report: Report) -> Element | None:
@@ -39,6 +39,6 @@ def _line(each: Measured) -> Sequence[Child]:
         row.label,
         str(row.world_size),
         seconds_text(seconds.median),
-        f"{seconds_text(seconds.lower_quartile)} - {seconds_text(seconds.upper_quartile)}",
         "-" if row.times_faster is None else f"{row.times_faster:.2f}",
+        f"{seconds_text(seconds.lower_quartile)} - {seconds_text(seconds.upper_quartile)}",
     )
