@@ -60,8 +60,8 @@ def _how_to_read(rows: Sequence[Measured]) -> Element:
         f"{name} {nbytes_text(nbytes)}" for name, nbytes in sorted(sizes.items(), key=lambda item: item[1])
     )
     return note(
-        "Points are medians, bands lie between the quartiles; both axes are logarithmic. What exchanges nothing is in the "
-        f"table of all rows alone. Payloads: {named}."
+        "Points are medians, bands lie between the quartiles; both axes are logarithmic. What exchanges nothing is in "
+        f"the table of all rows alone. Payloads: {named}."
     )
 
 
