@@ -64,6 +64,9 @@ class Gatherer:
         limits: Bounds on what is believed from the wire; must be equal on all ranks.
         tensor_device: Where decoded tensors land: `"cpu"`, `"current"` or a function of the CPU tensor.
         payload_checksum: Whether payloads are checksummed: `"auto"`: wherever bytes cross a wire, and below 64 KiB.
+        key: Seals every slot and payload, so that ranks believe only what was written with the same key, in this run:
+            its bytes, at least 16 random ones; or `"file:PATH"`, which only this user may read; or `"env:NAME"`. All
+            ranks need it. It does not encrypt.
 
     Raises:
         ValueError: This rank is not in `group`; on this rank only.
@@ -84,9 +87,10 @@ class Gatherer:
         limits: Limits = Limits(),  # noqa: B008
         tensor_device: TensorDevice = "cpu",
         payload_checksum: bool | Literal["auto"] = "auto",
+        key: bytes | str | None = None,
     ) -> None:
         settings = GatherSettings(
-            codec, transport, slot_nbytes, overflow, timeout_s, limits, tensor_device, payload_checksum
+            codec, transport, slot_nbytes, overflow, timeout_s, limits, tensor_device, payload_checksum, key
         )
         self._start(settings, group)
 

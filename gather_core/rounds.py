@@ -11,9 +11,10 @@ from gather_core.codec_border import CodecBorder, give_largest
 from gather_core.deadline import Deadline, seconds
 from gather_core.errors import DecodeError, LimitError, ProtocolError, RankFailedError
 from gather_core.lazy import LazyObjects
-from gather_core.parcels import Manifest, announced, in_one_payload
+from gather_core.parcels import Manifest, announced, in_one_payload, sender
 from gather_core.rendezvous import Connection
-from gather_core.slot import HEADER_NBYTES, Header, payload_nbytes, payload_parts, read_frames
+from gather_core.seal import SEAL_NBYTES, header_bytes, private_copies
+from gather_core.slot import HEADER_NBYTES, Header, payload_parts, read_frames
 from gather_core.slot_writer import Outgoing, SlotWriter
 from gather_core.small_slots import longest_small_frame, read_small_slots
 from gather_core.stats import Stats
@@ -39,6 +40,7 @@ class Rounds:
         self._border = CodecBorder(connection.codec, options)
         self._writer = SlotWriter(connection.transport, connection.context.rank, connection.terms)
         self._small_up_to = longest_small_frame(connection.terms)
+        self._seal_nbytes = SEAL_NBYTES if connection.terms.seal is not None else 0
 
     def operate(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
         """(all ranks) Runs one operation; what was wrong before it, `failed_call`, reaches every rank.
@@ -59,6 +61,8 @@ class Rounds:
         notes.position = (self.seq, call.operation, call.tag, "round 1")
         slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=timeout_s)
         self._check_count(slots)
+        if self._terms.seal is not None:
+            slots = private_copies(slots)
         small = read_small_slots(slots, outgoing.agreement, self._small_up_to) if outgoing.failure is None else None
         if small is not None:
             self._count(outgoing)
@@ -111,13 +115,11 @@ class Rounds:
     def _fill_with_parcels(self, parcels: Sequence[Frames], op: int) -> Outgoing:
         terms = self._terms
         frames = in_one_payload(parcels)
-        nbytes = payload_nbytes(frames)
-        fits = HEADER_NBYTES + nbytes <= terms.round_1_nbytes and nbytes <= terms.limits.payload_nbytes
-        if terms.overflow_is_error or (fits and len(frames) <= terms.limits.num_frames):
+        if terms.overflow_is_error or self._writer.fits(frames):
             return self._writer.write(frames, self.seq, op)
-        frames = announced(parcels, terms.limits, terms.covered_below_nbytes)
+        frames, parts_per_rank = announced(parcels, self._rank, self._writer.agreement(self.seq, op), terms)
         outgoing = self._writer.write(frames, self.seq, op)
-        outgoing.parcels = parcels
+        outgoing.parcels = parts_per_rank
         return outgoing
 
     def _judged(self, call: Call, outgoing: Outgoing, slots: Sequence[memoryview], deadline: Deadline) -> Received:
@@ -141,20 +143,22 @@ class Rounds:
             if sizes is None or not sizes[rank]:
                 if end > len(slots[rank]):
                     raise ProtocolError(f"the slot of rank {rank} has {len(slots[rank])} of its {end} bytes")
-                payload = slots[rank][HEADER_NBYTES:end]
+                payload = slots[rank][HEADER_NBYTES : end - self._seal_nbytes]
                 payloads[rank] = payload if sizes is None else memoryview(bytes(payload))
         if sizes is not None:
             if call.admit is not None:
                 sizes = list(call.admit(sizes))
             self._notes.position = (self.seq, call.operation, call.tag, "round 2")
             arrived = self._round_2(call, outgoing, sizes, deadline)
-            payloads.update((rank, arrived[rank]) for rank in call.wanted if sizes[rank])
+            for rank in call.wanted:
+                if sizes[rank]:
+                    payloads[rank] = self._opened(rank, arrived[rank], verdict.headers[rank])
         return payloads
 
     def _round_2(
         self, call: Call, outgoing: Outgoing, sizes: Sequence[int], deadline: Deadline
     ) -> Sequence[memoryview]:
-        parts = payload_parts(outgoing.frames) if sizes[self._rank] else []
+        parts = _all_parts(outgoing) if sizes[self._rank] else []
         timeout_s = deadline.remaining_s()
         receives = not call.routed or call.root == self._rank
         into = [result_buffer(size if receives else 0) for size in sizes]
@@ -166,7 +170,7 @@ class Rounds:
 
     def _deliver(self, call: Call, outgoing: Outgoing, received: Received, deadline: Deadline) -> Received:
         """The parcels for this rank, of those who sent some; those that travel by themselves do it here."""
-        manifests = {rank: self._manifest(rank, frames) for rank, frames in received}
+        manifests = {rank: self._manifest(rank, frames, outgoing.agreement) for rank, frames in received}
         parcels = {rank: manifest.frames_for(self._rank) for rank, manifest in manifests.items()}
         nothing = [0] * len(self._everyone)
         matrix = [manifests[rank].nbytes_per_rank if rank in manifests else nothing for rank in self._everyone]
@@ -175,23 +179,33 @@ class Rounds:
                 rank: frames and [memoryview(bytes(frame)) for frame in frames] for rank, frames in parcels.items()
             }
             self._notes.position = (self.seq, call.operation, call.tag, "round 2")
-            parts_per_peer = [payload_parts(frames) for frames in outgoing.parcels] or [[] for _ in self._everyone]
+            parts_per_peer = outgoing.parcels or [()] * len(self._everyone)
             into = [result_buffer(row[self._rank]) for row in matrix]
             arrived = self._transport.all_to_all_exact(
                 parts_per_peer, matrix, into=into, timeout_s=deadline.remaining_s()
             )
             for rank, manifest in manifests.items():
                 if parcels[rank] is None:
-                    parcels[rank] = self._frames(rank, arrived[rank], manifest.headers[self._rank])
+                    header = manifest.headers[self._rank]
+                    parcels[rank] = self._frames(rank, self._opened(rank, arrived[rank], header, sender(rank)), header)
             self._stats.sent_nbytes += sum(matrix[self._rank])
             self._stats.second_rounds += 1
         return [(rank, frames or ()) for rank, frames in parcels.items()]
 
-    def _manifest(self, rank: int, frames: Sequence[memoryview]) -> Manifest:
+    def _manifest(self, rank: int, frames: Sequence[memoryview], agreement: bytes) -> Manifest:
         try:
-            return Manifest(frames, self._terms.world_size, self._terms.limits)
+            return Manifest(frames, agreement, self._terms.world_size, self._terms.limits)
         except (ProtocolError, LimitError) as exc:
             raise ProtocolError(f"payload of rank {rank}: {exc}") from exc
+
+    def _opened(self, rank: int, payload: memoryview, header: Header, context: bytes = b"") -> memoryview:
+        """The payload without its seal, where there are seals, which is checked."""
+        if self._terms.seal is None:
+            return payload
+        try:
+            return self._terms.seal.open(header_bytes(header), payload, context)
+        except ProtocolError as exc:
+            raise ProtocolError(f"payload of rank {rank}: {exc}") from None
 
     def _frames(self, rank: int, payload: memoryview, header: Header) -> Sequence[memoryview]:
         """Verifies a payload and cuts it into its frames."""
@@ -227,6 +241,8 @@ class Rounds:
             outgoing = self._writer.write_failure(failure, "decode", self.seq)
         slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=timeout_s)
         self._check_count(slots)
+        if self._terms.seal is not None:
+            slots = private_copies(slots)
         try:
             judge(slots, outgoing.agreement, self._terms)
         except RankFailedError as exc:
@@ -240,6 +256,11 @@ class Rounds:
         if verdict is not None and verdict.largest_nbytes > self._terms.slot_nbytes:
             stats.second_rounds += verdict.nbytes_in_round_2 is not None
             stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, verdict.largest_nbytes)
+
+
+def _all_parts(outgoing: Outgoing) -> list[memoryview]:
+    seal = [memoryview(outgoing.seal)] if outgoing.seal else []
+    return payload_parts(outgoing.frames) + seal
 
 
 def _copied(frames: Sequence[memoryview]) -> Sequence[memoryview]:
