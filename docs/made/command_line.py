@@ -30,9 +30,11 @@ def _row(parameter: Any) -> str:
         names = f"`{parameter.name.upper()}`"
     else:
         names = ", ".join(f"`{one}`" for one in [*parameter.opts, *parameter.secondary_opts])
-    default = "" if parameter.default in (None, False, True, ()) else f"`{parameter.default}`"
-    several = " (repeatable)" if getattr(parameter, "multiple", False) and "repeatable" not in parameter.help else ""
-    return f"| {names} | {default} | {_cell(parameter.help or '')}{several} |"
+    value = parameter.default
+    default = "" if value is None or isinstance(value, bool | list | tuple) else f"`{value}`"
+    text = parameter.help or ""
+    several = " (repeatable)" if getattr(parameter, "multiple", False) and "repeatable" not in text.lower() else ""
+    return f"| {names} | {default} | {_cell(text)}{several} |"
 
 
 def _as_markdown(text: str) -> str:
