@@ -63,6 +63,13 @@ def test_a_machine_that_is_slower_altogether_is_no_change() -> None:
     assert all(change.new_s > 1.8 * change.old_s for change in comparison.changes)
 
 
+def test_a_change_is_shown_on_a_machine_that_is_slower_altogether() -> None:
+    new = made_report(seed=1, payloads=_FEW, slower={_WAY: 1.4})
+    slower = _retimed(new, lambda row, rounds: [2 * seconds for seconds in rounds])
+    found = compare(made_report(seed=0, payloads=_FEW), slower).beyond_noise
+    assert {(change.new.codec, change.new.transport) for change in found} == {_WAY}
+
+
 def test_slow_rounds_that_the_fast_ones_do_not_confirm_are_no_change() -> None:
     def disturb(row: Row, rounds: tuple[float, ...]) -> list[float]:
         is_ours = row.codec is not None
@@ -72,8 +79,11 @@ def test_slow_rounds_that_the_fast_ones_do_not_confirm_are_no_change() -> None:
 
 
 def test_small_changes_are_not_shown_however_sure_they_are() -> None:
-    old, new = made_report(noise=0.0001), made_report(noise=0.0001, slower={_WAY: 1.05})
-    assert not compare(old, new).beyond_noise
+    sizes = (2, 4, 8)
+    old = made_report(noise=0.0001, world_sizes=sizes)
+    for factor, is_shown in ((1.08, False), (1.12, True)):
+        new = made_report(noise=0.0001, world_sizes=sizes, slower={_WAY: factor})
+        assert compare(old, new).has_slower == is_shown
 
 
 def test_peers_that_seem_to_have_changed_raise_what_counts_as_noise() -> None:

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from gather_bench.bench.cases import mpi_cases
 from gather_bench.bench.launchers import find
@@ -124,6 +126,26 @@ def test_a_job_knows_its_root() -> None:
     job: Job = SrunJob(0, 4, 0, 2, "node03", 1)
     assert job.is_root
     assert "node03:1" in job.advice
+
+
+def test_rank_0_keeps_the_store_until_all_others_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_left: list[str] = []
+    awaited: list[str] = []
+
+    class Store:
+        def set(self, key: str, value: str) -> None:
+            has_left.append(key)
+
+        def wait(self, keys: list[str], timeout: timedelta) -> None:
+            awaited.extend(keys)
+
+    monkeypatch.setattr(dist, "init_process_group", lambda *args, **kwargs: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(SrunJob, "rendezvous", lambda job: {"store": Store()})
+    for rank in (2, 1, 0):
+        with SrunJob(rank, 3, rank, 3, "node03", 1).default_group():
+            pass
+    assert sorted(has_left) == awaited != []
 
 
 def test_the_tasks_of_srun_are_the_ranks_and_rank_0_alone_reports(folder: Path, unused_port: int) -> None:
