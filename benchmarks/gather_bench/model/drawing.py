@@ -7,7 +7,7 @@ from typing import Literal
 from xml.etree.ElementTree import Element, tostring
 
 from gather_bench.bench.only_codecs.quantities import nbytes_text, seconds_text
-from gather_bench.model.fit import FITTED_UP_TO, Fit, Residual
+from gather_bench.model.fit import Fit, Residual
 from gather_bench.model.points import Way
 from gather_bench.model.predict import Prediction
 from gather_bench.model.sheets import MODELLED, name_of_column
@@ -52,8 +52,8 @@ def _fitted(way: Way, residuals: Sequence[Residual], fit: Fit) -> Titled:
         series += _measured_series(color, some)
         legend.append((f"{nbytes_text(nbytes)}, {MODELLED}", Look(color, _FITTED), "line"))
     legend += [
-        (f"measured, up to {FITTED_UP_TO} ranks", Look("peer", _FITTED), "point"),
-        ("measured, more ranks", Look("peer", _CHECKED), "point"),
+        ("measured, fitted", Look("peer", _FITTED), "point"),
+        ("measured, checked", Look("peer", _CHECKED), "point"),
     ]
     return f"{way}", line_chart(f"{way}", _RANKS, _TIME, series), legend
 
