@@ -20,7 +20,8 @@ from gather_bench.model.cluster import Cluster
 from gather_bench.model.fit import CannotFitError, fit_all
 from gather_bench.model.markdown import END, START
 from gather_bench.model.nonnegative import nonnegative_least_squares
-from gather_bench.model.points import SEED, Measured, Way, points_of
+from gather_bench.model.options import ModelOptions
+from gather_bench.model.points import SEED, Measured, Way, cores_of, points_of
 from gather_bench.model.predict import Prediction, predict
 from gather_bench.model.sheets import conclusions
 from gather_bench.model.study import Study
@@ -342,3 +343,15 @@ def test_the_page_on_scaling_and_its_drawing_are_what_the_command_makes_of_the_r
     assert done.exit_code == 0, done.output
     assert copy.read_text() == page.read_text()
     assert copy.with_suffix(".svg").read_text() == drawing.read_text()
+
+
+def test_threads_of_one_core_count_for_a_quarter_more_than_one() -> None:
+    machine = replace(ENVIRONMENT, cpu_count=16)
+    assert [cores_of(replace(machine, threads_per_core=threads)) for threads in (None, 1, 2)] == [16, 16, 10]
+
+
+def test_what_a_report_knows_of_its_threads_counts_more_than_the_option() -> None:
+    options = ModelOptions(threads_per_core=2)
+    for known, used in ((None, 2), (1, 1)):
+        report = Report(replace(ENVIRONMENT, threads_per_core=known), Options(), ())
+        assert options._with_threads(report).environment.threads_per_core == used

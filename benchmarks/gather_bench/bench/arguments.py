@@ -105,6 +105,10 @@ Model = Annotated[
 RanksPerHost = Annotated[int, typer.Option(min=1, help="Of the hosts in predictions.", rich_help_panel=_MODEL)]
 LatencyUs = Annotated[float, typer.Option(min=0, help="Between those hosts.", rich_help_panel=_MODEL)]
 GbitPerS = Annotated[float, typer.Option(min=0.001, help="Of each of those hosts.", rich_help_panel=_MODEL)]
+ThreadsPerCore = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of the CPUs measured on, where a report does not know.", rich_help_panel=_MODEL),
+]
 
 OnlyCodecs = Annotated[
     bool,

@@ -45,6 +45,7 @@ def bench(
     model_ranks_per_host: arguments.RanksPerHost = _CLUSTER.ranks_per_host,
     model_latency_us: arguments.LatencyUs = _CLUSTER.latency_us,
     model_gbit_per_s: arguments.GbitPerS = _CLUSTER.gbit_per_s,
+    model_threads_per_core: arguments.ThreadsPerCore = None,
     only_codecs: arguments.OnlyCodecs = False,
     markdown: arguments.Markdown = None,
 ) -> None:
@@ -66,7 +67,9 @@ def bench(
         raise typer.BadParameter("--model is about ranks, and means nothing with --only-codecs")
     if model:
         cluster = Cluster(model_ranks_per_host, model_latency_us, model_gbit_per_s)
-        outputs = replace(outputs, model=ModelOptions(cluster, markdown=markdown))
+        outputs = replace(
+            outputs, model=ModelOptions(cluster, threads_per_core=model_threads_per_core, markdown=markdown)
+        )
     elif markdown is not None and not only_codecs:
         raise typer.BadParameter("--markdown goes with --only-codecs or --model")
     if saved:

@@ -42,6 +42,8 @@ class Environment:
     """What started the ranks; `local`: the command itself."""
     date: str
     """The day of the run, such as 2025-01-31."""
+    threads_per_core: int | None = None
+    """How many of the CPUs share a core, as the system says on rank 0; None where it does not."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from gather_bench.bench.results import Environment
 from gather_bench.bench.wording import count, listing
 from gather_bench.model.drawing import to_svg
 from gather_bench.model.sheets import (
@@ -71,9 +72,14 @@ def _where(study: Study) -> str:
     where = study.environment
     medians = "" if study.num_reports == 1 else f", medians of {count(study.num_reports, 'report')}"
     return (
-        f"{where.cpu_model}, {count(where.cpu_count, 'CPU')}, {where.platform}; torch {where.torch}, Python "
-        f"{where.python}, {where.date}; {listing(where.world_sizes)} ranks{medians}."
+        f"{where.cpu_model}, {count(where.cpu_count, 'CPU')}{_threads(where)}, {where.platform}; "
+        f"torch {where.torch}, Python {where.python}, {where.date}; {listing(where.world_sizes)} ranks{medians}."
     )
+
+
+def _threads(where: Environment) -> str:
+    threads = where.threads_per_core
+    return "" if threads is None else f" ({count(threads, 'thread')} per core)"
 
 
 def _table(sheet: Sheet) -> str:
