@@ -15,7 +15,9 @@ from gather_core.errors import (
     PeerLostError,
     ProtocolError,
     RankFailedError,
+    ReduceError,
     RemoteCallError,
+    RemoteDecodeError,
     RemoteEncodeError,
     SettingsError,
     SetupError,
@@ -33,9 +35,12 @@ if TYPE_CHECKING:
     from gather_core.deadline import Deadline
     from gather_core.function_codec import FunctionCodec
     from gather_core.gatherer import Gatherer
+    from gather_core.lazy import LazyObjects
     from gather_core.memory import aligned_buffer
     from gather_core.registry import register_codec, register_transport
     from gather_core.settings import GatherSettings
+    from gather_core.stats import GroupStats, Stats, TagStats
+    from gather_core.stream import GatherStream, StreamProgress
     from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
 
 __version__ = "0.1.0"
@@ -55,20 +60,28 @@ __all__ = [
     "FunctionCodec",
     "GatherError",
     "GatherSettings",
+    "GatherStream",
     "Gatherer",
     "GroupBrokenError",
     "GroupContext",
+    "GroupStats",
+    "LazyObjects",
     "LimitError",
     "Limits",
     "PeerLostError",
     "PeerState",
     "ProtocolError",
     "RankFailedError",
+    "ReduceError",
     "RemoteCallError",
+    "RemoteDecodeError",
     "RemoteEncodeError",
     "SettingsError",
     "SetupError",
     "SlotOverflowError",
+    "Stats",
+    "StreamProgress",
+    "TagStats",
     "Transport",
     "TransportError",
     "TransportTimeoutError",
@@ -92,10 +105,16 @@ _LAZY = {
     "Frames": "codec",
     "FunctionCodec": "function_codec",
     "GatherSettings": "settings",
+    "GatherStream": "stream",
     "Gatherer": "gatherer",
     "GroupContext": "transport",
+    "GroupStats": "stats",
+    "LazyObjects": "lazy",
     "Limits": "codec",
     "PeerState": "transport",
+    "Stats": "stats",
+    "StreamProgress": "stream",
+    "TagStats": "stats",
     "Transport": "transport",
     "Trust": "codec",
     "aligned_buffer": "memory",

@@ -1,19 +1,21 @@
 """One operation as its caller asked for it: arguments, their check, and the code by which ranks compare them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from operator import index
-from typing import Any
+from typing import Any, Literal
 
 from xxhash import xxh3_64_intdigest
 
 from gather_core.errors import SettingsError
 
 Timeout = float | timedelta | None
+Form = Literal["object", "parcels", "frames"]
+"""What a rank hands in and gets: one object; one object per rank; frames, which the codec does not see."""
 
-_ROOT_ARGUMENT = {"gather": "dst", "broadcast": "src"}
+_ROOT_ARGUMENT = {"gather": "dst", "broadcast": "src", "scatter": "src", "iter_gather": "dst"}
 """How the operations that have a root call it."""
 
 
@@ -31,6 +33,17 @@ class Call:
     """The ranks whose objects this rank gets."""
     routed: bool = False
     """In round 2, only the root receives."""
+    form: Form = "object"
+    lazy: bool = False
+    """Objects are decoded when they are looked at."""
+    confirm: bool = False
+    """All ranks learn whether all could decode."""
+    checked: Callable[[Any], Any] | None = None
+    """What this rank hands in goes through it first; what it raises reaches every rank."""
+    taken: Callable[[list[tuple[int, Sequence[memoryview]]]], Any] | None = None
+    """Makes the result, of the ranks and frames that have come, in place of decoding them."""
+    admit: Callable[[Sequence[int]], Sequence[int]] | None = None
+    """Says which of the payloads that are left to round 2, in bytes per rank, go now; the same on every rank."""
 
     def check(self, world_size: int) -> int:
         """Checks tag and root; returns 32 bits that tell operations apart in the agreement block.
@@ -43,12 +56,17 @@ class Call:
         name = _ROOT_ARGUMENT.get(self.operation)
         if name is not None and (type(self.root) is not int or not 0 <= self.root < world_size):
             raise SettingsError(f"{name} must be a group rank from 0 to {world_size - 1}, not {self.root!r}")
-        return _op_code(self.operation, self.root, self.tag)
+        return self.op_code("confirmed" if self.confirm else "")
+
+    def op_code(self, what: str = "") -> int:
+        """32 bits that tell this operation apart, and what is agreed of it besides."""
+        return _op_code(self.operation, self.root, self.tag, what)
 
 
 @lru_cache(maxsize=4096)
-def _op_code(operation: str, root: int | None, tag: str) -> int:
-    return xxh3_64_intdigest(f"{operation}\0{root}\0{tag}".encode("utf-8", "surrogatepass")) & 0xFFFFFFFF
+def _op_code(operation: str, root: int | None, tag: str, what: str) -> int:
+    text = f"{operation}\0{root}\0{tag}" + (f"\0{what}" if what else "")
+    return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) & 0xFFFFFFFF
 
 
 def as_int(rank: Any) -> Any:

@@ -13,6 +13,8 @@ GatherError
 ├── RankFailedError                  the same on every rank
 │   ├── RemoteEncodeError            arguments, encoding, limits
 │   ├── RemoteCallError              the function given to `run`
+│   ├── RemoteDecodeError            decoding, with confirm=True
+│   ├── ReduceError                  metrics that do not fit together
 │   └── SetupError                   construction (round 0)
 ├── SlotOverflowError                the same on every rank, with overflow="error"
 ├── ProtocolError                    a slot that cannot be: header, checksum, lengths
@@ -44,7 +46,9 @@ __all__ = [
     "PeerLostError",
     "ProtocolError",
     "RankFailedError",
+    "ReduceError",
     "RemoteCallError",
+    "RemoteDecodeError",
     "RemoteEncodeError",
     "SettingsError",
     "SetupError",
@@ -55,6 +59,11 @@ __all__ = [
     "UntrustedCodecError",
 ]
 
+
+_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"} | {
+    code: f"\\u{code:04x}" for code in (*range(0x200E, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+"""Control characters but for line breaks and tabs, and those that change the direction of a text."""
 
 SUMMARY_NBYTES = 4096
 """Longest message of an exception that is passed on, as UTF-8."""
@@ -120,6 +129,11 @@ def shorten(text: str, nbytes: int = SUMMARY_NBYTES) -> str:
     return "".join(part.decode("utf-8", "ignore") for part in kept)  # a character that is cut in two is dropped
 
 
+def printable(text: str) -> str:
+    """A text of another rank without what could steer a terminal: control characters come out escaped."""
+    return text.translate(_ESCAPED)
+
+
 def summarize(exc: BaseException, message_nbytes: int = SUMMARY_NBYTES) -> str:
     """Type and message, also of an exception whose own `__str__` raises; the middle of a long message is cut out.
 
@@ -162,6 +176,18 @@ class RemoteCallError(RankFailedError):
     """The function given to `run` raised on some ranks."""
 
     what = "raised in run()"
+
+
+class RemoteDecodeError(RankFailedError):
+    """With `confirm=True`: some ranks could not decode what they got."""
+
+    what = "could not decode"
+
+
+class ReduceError(RankFailedError):
+    """The metrics given to `reduce` do not fit together: names or kinds of values differ."""
+
+    what = "handed in other metrics"
 
 
 class SetupError(RankFailedError):

@@ -1,52 +1,27 @@
-"""The Gatherer: encode, round 1, verdict, round 2, decode. The only file that knows both seams."""
+"""The Gatherer: what users call, and what holds between two operations."""
 
-import os
-import threading
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from time import monotonic
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
-from gather_core.blocks import result_buffer
 from gather_core.call import Call, Timeout, as_int
 from gather_core.codec import Codec, DecodeOptions, Limits, TensorDevice
-from gather_core.codec_border import CodecBorder, give_largest
-from gather_core.deadline import Deadline, seconds
 from gather_core.errors import (
-    AbortedError,
-    ClosedError,
-    DecodeError,
-    DesyncError,
-    GatherError,
-    GroupBrokenError,
-    LimitError,
-    PeerLostError,
-    ProtocolError,
-    RankFailedError,
-    SlotOverflowError,
-    TransportTimeoutError,
-    summarize,
+    SettingsError,
 )
-from gather_core.notes import NOTES_WITHIN_S, Notes
-from gather_core.positions import Position
+from gather_core.lazy import LazyObjects
+from gather_core.membership import Membership
+from gather_core.reduction import check_metrics, combine
 from gather_core.rendezvous import connect
 from gather_core.settings import DEFAULT_SLOT_NBYTES, GatherSettings, SettingsSource
-from gather_core.slot import (
-    HEADER_NBYTES,
-    payload_parts,
-    read_frames,
-)
-from gather_core.slot_writer import Outgoing, SlotWriter
-from gather_core.small_slots import longest_small_frame, read_small_slots
-from gather_core.stats import Stats
-from gather_core.transport import PeerState, Transport
-from gather_core.verdict import Verdict, judge
+from gather_core.stats import GroupStats, Stats
+from gather_core.stream import GatherStream, Plan, Sender, StreamProgress, StreamRounds
+from gather_core.stream_chunks import DEFAULT_BUDGET_NBYTES
+from gather_core.transport import Transport
 
 T = TypeVar("T")
-
-_HARMLESS = (RankFailedError, SlotOverflowError, DecodeError)
-"""What leaves the group usable: the same on every rank, or (a decode error) after the last exchange."""
 
 
 class Gatherer:
@@ -68,6 +43,9 @@ class Gatherer:
         limits: Bounds on what is believed from the wire; must be equal on all ranks.
         tensor_device: Where decoded tensors land: `"cpu"`, `"current"` or a function of the CPU tensor.
         payload_checksum: Whether payloads are checksummed: `"auto"`: wherever bytes cross a wire, and below 64 KiB.
+        key: Seals every slot and payload, so that ranks believe only what was written with the same key, in this run:
+            its bytes, at least 16 random ones; or `"file:PATH"`, which only this user may read; or `"env:NAME"`. All
+            ranks need it. It does not encrypt.
 
     Raises:
         ValueError: This rank is not in `group`; on this rank only.
@@ -88,9 +66,10 @@ class Gatherer:
         limits: Limits = Limits(),  # noqa: B008
         tensor_device: TensorDevice = "cpu",
         payload_checksum: bool | Literal["auto"] = "auto",
+        key: bytes | str | None = None,
     ) -> None:
         settings = GatherSettings(
-            codec, transport, slot_nbytes, overflow, timeout_s, limits, tensor_device, payload_checksum
+            codec, transport, slot_nbytes, overflow, timeout_s, limits, tensor_device, payload_checksum, key
         )
         self._start(settings, group)
 
@@ -133,20 +112,12 @@ class Gatherer:
         self._connection = connection
         self._codec = connection.codec
         self._transport = connection.transport
-        self._notes = connection.notes
-        self._terms = connection.terms
         self._rank = connection.context.rank
+        self._world_size = connection.context.world_size
+        self._everyone = range(self._world_size)
         self._slot_nbytes = connection.terms.slot_nbytes
-        self._codec_border = CodecBorder(connection.codec, DecodeOptions(settings.tensor_device, settings.limits))
-        self._writer = SlotWriter(connection.transport, connection.context.rank, connection.terms)
-        self._small_up_to = longest_small_frame(connection.terms)
-        self._everyone = range(connection.context.world_size)
-        self._lock = threading.RLock()
-        self._busy = False
-        self._seq = 0
-        self._broken: BaseException | None = None
-        self._pid = os.getpid()
-        self._finalizer = weakref.finalize(self, _release, connection.notes, connection.transport)
+        options = DecodeOptions(settings.tensor_device, settings.limits)
+        self._membership = Membership(connection, options, self.stats)
 
     @property
     def rank(self) -> int:
@@ -156,7 +127,7 @@ class Gatherer:
     @property
     def world_size(self) -> int:
         """Number of ranks in the group."""
-        return self._terms.world_size
+        return self._world_size
 
     @property
     def codec(self) -> Codec:
@@ -187,39 +158,237 @@ class Gatherer:
             )
         return text
 
-    def all_gather(self, obj: T, *, timeout_s: Timeout = None, tag: str = "") -> list[T]:
+    @overload
+    def all_gather(
+        self, obj: T, *, lazy: Literal[False] = False, confirm: bool = False, timeout_s: Timeout = None, tag: str = ""
+    ) -> list[T]: ...
+    @overload
+    def all_gather(
+        self, obj: T, *, lazy: Literal[True], confirm: bool = False, timeout_s: Timeout = None, tag: str = ""
+    ) -> LazyObjects[T]: ...
+    def all_gather(
+        self, obj: T, *, lazy: bool = False, confirm: bool = False, timeout_s: Timeout = None, tag: str = ""
+    ) -> list[T] | LazyObjects[T]:
         """(all ranks) Returns the objects of all ranks, in rank order; this rank's own is a copy too.
 
         Args:
             obj: Any object that the codec can encode.
+            lazy: Returns a sequence that decodes each object when it is first looked at; each rank may choose.
+            confirm: Makes a decode error of one rank an error of all, at the cost of one more exchange.
             timeout_s: Seconds until this rank gives up; None: the Gatherer's own.
-            tag: Names the call in error messages; must be equal on all ranks.
+            tag: Names the call in error messages; must be equal on all ranks, as `confirm` must.
 
         Raises:
             RemoteEncodeError: A rank has bad arguments or an object that cannot be encoded; on every rank. The group
                 stays usable.
             SlotOverflowError: With `overflow="error"`, an object does not fit; on every rank. The group stays usable.
             DecodeError: An object cannot be decoded here; on this rank. The group stays usable.
+            RemoteDecodeError: The same, with `confirm`, and not `lazy`; on every rank. The group stays usable.
             ProtocolError: The ranks are at different operations, or bytes were damaged. The group is broken.
             TransportError: A rank did not come in time, died, or aborted. The group is broken.
             ClosedError: The Gatherer is closed, or belongs to the parent process.
+            GatherError: Another operation of this Gatherer runs in this thread, or a stream has not ended.
         """
-        result: list[T] = self._operate(Call("all_gather", None, tag, timeout_s, True, self._everyone), obj)
+        call = Call("all_gather", None, tag, timeout_s, True, self._everyone, lazy=lazy, confirm=confirm)
+        result: list[T] | LazyObjects[T] = self._membership.operate(call, obj)
         return result
 
-    def gather(self, obj: T, dst: int = 0, *, timeout_s: Timeout = None, tag: str = "") -> list[T] | None:
+    def gather(
+        self, obj: T, dst: int = 0, *, confirm: bool = False, timeout_s: Timeout = None, tag: str = ""
+    ) -> list[T] | None:
         """(all ranks) Returns the objects of all ranks on rank `dst`, None elsewhere; raises as `all_gather`."""
         dst = as_int(dst)
         is_root = self._is_root(dst)
         wanted = self._everyone if is_root else ()
-        objects: list[T] = self._operate(Call("gather", dst, tag, timeout_s, True, wanted, routed=True), obj)
+        call = Call("gather", dst, tag, timeout_s, True, wanted, routed=True, confirm=confirm)
+        objects: list[T] = self._membership.operate(call, obj)
         return objects if is_root else None
 
-    def broadcast(self, obj: Any = None, src: int = 0, *, timeout_s: Timeout = None, tag: str = "") -> Any:
+    def broadcast(
+        self, obj: Any = None, src: int = 0, *, confirm: bool = False, timeout_s: Timeout = None, tag: str = ""
+    ) -> Any:
         """(all ranks) Returns the object of rank `src`; what others pass is ignored. Raises as `all_gather`."""
         src = as_int(src)
-        call = Call("broadcast", src, tag, timeout_s, self._is_root(src), (src,))
-        return self._operate(call, obj)[0]
+        call = Call("broadcast", src, tag, timeout_s, self._is_root(src), (src,), confirm=confirm)
+        return self._membership.operate(call, obj)[0]
+
+    def scatter(
+        self,
+        objs: Sequence[T] | None = None,
+        src: int = 0,
+        *,
+        confirm: bool = False,
+        timeout_s: Timeout = None,
+        tag: str = "",
+    ) -> T:
+        """(all ranks) Returns this rank's object of those that rank `src` hands in, one per rank, in rank order.
+
+        What others pass is ignored. Bytes that do not fit in the slot of `src` travel only to the rank that they are
+        for. Raises as `all_gather`; an error of `src` too where it hands in another number of objects.
+        """
+        src = as_int(src)
+        call = Call(
+            "scatter",
+            src,
+            tag,
+            timeout_s,
+            self._is_root(src),
+            (src,),
+            form="parcels",
+            confirm=confirm,
+            checked=self._one_per_rank,
+        )
+        obj: T = self._membership.operate(call, objs)[0]
+        return obj
+
+    def all_to_all(
+        self, objs: Sequence[T], *, confirm: bool = False, timeout_s: Timeout = None, tag: str = ""
+    ) -> list[T]:
+        """(all ranks) Hands in one object for each rank, and returns what each rank has for this one, in rank order.
+
+        Bytes that do not fit in a slot travel only to the rank that they are for. Raises as `all_gather`; on every rank
+        too where one hands in another number of objects.
+        """
+        call = Call(
+            "all_to_all",
+            None,
+            tag,
+            timeout_s,
+            True,
+            self._everyone,
+            form="parcels",
+            confirm=confirm,
+            checked=self._one_per_rank,
+        )
+        objects: list[T] = self._membership.operate(call, objs)
+        return objects
+
+    def reduce(
+        self,
+        metrics: Mapping[str, T],
+        op: Literal["sum", "mean", "max", "min"] = "sum",
+        *,
+        timeout_s: Timeout = None,
+        tag: str = "",
+    ) -> dict[str, T]:
+        """(all ranks) Reduces the metrics of all ranks, name by name; every rank gets the same dict.
+
+        Ranks add in rank order, so that floats come out the same everywhere; NaN stays NaN.
+
+        Args:
+            metrics: From names to real numbers, or to arrays or tensors of one dtype and shape, which are reduced
+                element by element. The order of names may differ; the result has that of rank 0.
+            op: The mean of ints is a float.
+            timeout_s: As in `all_gather`.
+            tag: As in `all_gather`.
+
+        Raises:
+            ReduceError: A name is missing on a rank, or its value is of another kind there; on every rank, naming rank
+                and name. The group stays usable.
+            GatherError: As `all_gather`.
+        """
+        checked = partial(check_metrics, op=op)
+        call = Call(f"reduce({op})", None, tag, timeout_s, True, self._everyone, checked=checked)
+        return combine(self._membership.operate(call, metrics), op)
+
+    def barrier(self, *, timeout_s: Timeout = None, tag: str = "") -> None:
+        """(all ranks) Returns once every rank has called it; one that does not come is named by the error.
+
+        Raises:
+            GatherError: As `all_gather`.
+        """
+        self._membership.operate(Call("barrier", None, tag, timeout_s, False, ()), None)
+
+    def iter_gather(
+        self,
+        items: Iterable[T],
+        dst: int = 0,
+        *,
+        budget_nbytes: int = DEFAULT_BUDGET_NBYTES,
+        progress: Callable[[StreamProgress], None] | None = None,
+        timeout_s: Timeout = None,
+        tag: str = "",
+    ) -> GatherStream[T]:
+        """(all ranks) Streams the items of every rank to rank `dst`, which gets `(rank, item)` pairs as they arrive.
+
+        Elsewhere the call itself sends everything, and returns an empty iterator. Those of one rank come in their
+        order. As long as it runs, other calls of this Gatherer raise. It ends early on every rank where `dst` closes
+        what it got, or drops it, as by `break`.
+
+        ```python
+        with gatherer.iter_gather(predictions(), dst=0) as pairs:
+            for rank, prediction in pairs:
+                file.write(prediction)
+        ```
+
+        Args:
+            items: Iterated over as the stream advances; ranks may have different numbers of them.
+            dst: The rank that gets them.
+            budget_nbytes: Encoded bytes that are under way at most, on all ranks together; each rank holds its share of
+                it, and an item that is larger than that travels alone. Must be equal on all ranks.
+            progress: Called on this rank after each round of the stream; what it raises ends the stream on every rank.
+            timeout_s: Seconds for each round, of which `dst` begins one when it has used up what the last one brought:
+                it must cover the time that it takes for that, and that which the slowest rank needs for a chunk.
+            tag: As in `all_gather`.
+
+        Raises:
+            RemoteEncodeError: The items of a rank raised, or one cannot be encoded; on every rank, on `dst` while it
+                iterates. The stream is over; the group stays usable.
+            GatherError: As `all_gather`; on `dst` while it iterates.
+        """
+        dst = as_int(dst)
+        self._membership.begin_stream()
+        limits = self.settings.limits
+        room = self._slot_nbytes if self.settings.overflow == "error" else limits.payload_nbytes
+        plan = Plan(items, self._rank, self.world_size, budget_nbytes, room, limits.num_frames, progress)
+        rounds = StreamRounds(self._membership, plan, dst, timeout_s, tag)
+        if self._is_root(dst):
+            return GatherStream(rounds, plan)
+        Sender(rounds, plan).run()
+        return GatherStream.ended(rounds, plan)
+
+    def gather_stats(self, *, timeout_s: Timeout = None, tag: str = "") -> GroupStats:
+        """(all ranks) Returns the stats of all ranks, which show per tag who keeps the others waiting.
+
+        Set `stats.is_recording` on every rank before. `print` shows a table.
+
+        Raises:
+            GatherError: As `all_gather`.
+        """
+        call = Call("gather_stats", None, tag, timeout_s, True, self._everyone, form="frames")
+        call.taken = lambda received: GroupStats.from_json([bytes(frames[0]) for _, frames in received])
+        result: GroupStats = self._membership.operate(call, [self.stats.to_json().encode()])
+        return result
+
+    def all_gather_async(
+        self, obj: T, *, confirm: bool = False, timeout_s: Timeout = None, tag: str = ""
+    ) -> Future[list[T]]:
+        """(all ranks) As `all_gather`, in the background: returns a Future that is running already.
+
+        Asynchronous calls run one after another in one thread, in the order of the calls, and a synchronous call runs
+        behind those that have not ended: so the order of calls is the same on all ranks if that of the code is. The
+        object must not change until the Future is done; where it holds CUDA tensors, the stream that is current here is
+        waited for. `cancel()` is False. Leaving the `with` block without an exception waits for all of them; `close`
+        does not: those that have not begun fail with ClosedError, and one that runs aborts.
+
+        Raises:
+            SettingsError: The transport shares the job's own group, on which other collectives would come in between;
+                on this rank, so on all.
+            ClosedError, GroupBrokenError: The Gatherer is closed, or the group broken.
+        """
+        return self._membership.submit(lambda: self.all_gather(obj, confirm=confirm, timeout_s=timeout_s, tag=tag))
+
+    def gather_async(
+        self, obj: T, dst: int = 0, *, confirm: bool = False, timeout_s: Timeout = None, tag: str = ""
+    ) -> Future[list[T] | None]:
+        """(all ranks) As `gather`, in the background; see `all_gather_async`."""
+        return self._membership.submit(lambda: self.gather(obj, dst, confirm=confirm, timeout_s=timeout_s, tag=tag))
+
+    def broadcast_async(
+        self, obj: Any = None, src: int = 0, *, confirm: bool = False, timeout_s: Timeout = None, tag: str = ""
+    ) -> Future[Any]:
+        """(all ranks) As `broadcast`, in the background; see `all_gather_async`."""
+        return self._membership.submit(lambda: self.broadcast(obj, src, confirm=confirm, timeout_s=timeout_s, tag=tag))
 
     def run(self, fn: Callable[..., T], *args: Any, timeout_s: Timeout = None, tag: str = "") -> list[T]:
         """(all ranks) Calls `fn(*args)` on every rank and returns all results, in rank order.
@@ -231,19 +400,18 @@ class Gatherer:
                 group stays usable. Anything else (KeyboardInterrupt, SystemExit) aborts.
             GatherError: As `all_gather`.
         """
-        self._check_process()
-        self._check_open()
+        self._membership.check()
         call = Call("run", None, tag, timeout_s, True, self._everyone)
         failure: Exception | None = None
         value: Any = None
         try:
-            value = self._call_function(call, fn, args)
+            value = self._membership.call_function(call, fn, args)
         except Exception as exc:
             failure = exc
         except BaseException as exc:
             self.abort(exc)
             raise
-        results: list[T] = self._operate(call, value, failed_call=failure)
+        results: list[T] = self._membership.operate(call, value, failed_call=failure)
         return results
 
     def abort(self, exc: BaseException | None = None) -> None:
@@ -251,16 +419,11 @@ class Gatherer:
 
         Their current or next operation raises `AbortedError` with this rank and the text of `exc`. Idempotent.
         """
-        if self._broken is None and self._finalizer.alive and self._pid == os.getpid():
-            cause = exc if exc is not None else GatherError("abort() was called")
-            self._broken = cause
-            text = summarize(cause)
-            self._notes.abort(text)
-            self._transport.abort(text)
+        self._membership.abort(exc)
 
     def close(self) -> None:
         """Gives connections and memory back; never collective, idempotent. Later calls raise `ClosedError`."""
-        self._finalizer()
+        self._membership.close()
 
     def __enter__(self) -> Self:
         return self
@@ -270,176 +433,17 @@ class Gatherer:
     ) -> None:
         if exc is not None:
             self.abort(exc)
+        else:
+            self._membership.drain()
         self.close()
 
-    def _check_process(self) -> None:
-        if self._pid != os.getpid():
-            raise ClosedError("this Gatherer belongs to the parent process: construct one after the fork")
-
-    def _check_open(self) -> None:
-        if not self._finalizer.alive:
-            raise ClosedError("this Gatherer is closed")
-        if self._broken is not None:
-            raise GroupBrokenError(
-                f"the group is broken since: {summarize(self._broken)}; construct a new Gatherer"
-            ) from self._broken
-
-    def _operate(self, call: Call, obj: object, failed_call: Exception | None = None) -> list[Any]:
-        """Runs one operation under the lock; from here on whatever goes wrong reaches every rank."""
-        self._check_process()  # before the lock: in a forked child, a thread of the parent's may hold it for ever
-        with self._lock:
-            if self._busy:
-                raise GatherError("called from inside another operation of the same Gatherer, such as its codec")
-            self._check_open()
-            self._busy = True
-            try:
-                self._notes.check()
-                self._seq += 1
-                self._notes.position = (self._seq, call.operation, call.tag, "encode")
-                return self._exchange(call, obj, failed_call)
-            except _HARMLESS:
-                raise
-            except BaseException as exc:
-                self._break(exc)
-            finally:
-                self._busy = False
-                if self._broken is None:
-                    self._notes.position = (self._seq, call.operation, call.tag, "done")
+    def _one_per_rank(self, objs: Any) -> list[Any]:
+        """The objects for all ranks; raises where there are more or fewer."""
+        each = list(objs)
+        if len(each) != self.world_size:
+            raise SettingsError(f"{len(each)} objects for {self.world_size} ranks: there must be one for each")
+        return each
 
     def _is_root(self, root: object) -> bool:
         """Whether this rank is the root; what is no rank at all is reported by the operation."""
         return type(root) is int and root == self._rank
-
-    def _call_function(self, call: Call, fn: Callable[..., T], args: Sequence[Any]) -> T:
-        """Calls the function given to `run`, while others who ask are told that this is what keeps this rank busy."""
-        before = self._notes.position
-        meanwhile: Position = (self._seq + 1, call.operation, call.tag, "function")
-        self._replace_position(before, meanwhile)
-        try:
-            return fn(*args)
-        finally:
-            self._replace_position(meanwhile, before)
-
-    def _replace_position(self, old: Position, new: Position) -> None:
-        """Changes what others are told, unless an operation, of the function or another thread, has its say."""
-        if self._lock.acquire(blocking=False):
-            try:
-                if not self._busy and self._notes.position is old:
-                    self._notes.position = new
-            finally:
-                self._lock.release()
-
-    def _exchange(self, call: Call, obj: object, failed_call: Exception | None) -> list[Any]:
-        outgoing, timeout_s = self._prepare(call, obj, failed_call)
-        started_s = monotonic()
-        self._notes.position = (self._seq, call.operation, call.tag, "round 1")
-        slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=timeout_s)
-        if len(slots) != self._terms.world_size:
-            raise ProtocolError(f"the transport returned {len(slots)} slots for {self.world_size} ranks")
-        if outgoing.failure is None:
-            frames = read_small_slots(slots, outgoing.agreement, self._small_up_to)
-            if frames is not None:
-                self._count(outgoing)
-                self._notes.position = (self._seq, call.operation, call.tag, "decode")
-                decode = self._codec_border.decode
-                return [decode(rank, (frames[rank],)) for rank in call.wanted]
-        try:
-            verdict = judge(slots, outgoing.agreement, self._terms)
-        except RankFailedError as exc:
-            raise exc from outgoing.failure
-        payloads = self._collect(call, outgoing, slots, verdict, Deadline(timeout_s, started_s))
-        self._count(outgoing, verdict)
-        self._notes.position = (self._seq, call.operation, call.tag, "decode")
-        return self._decode(call, payloads, verdict)
-
-    def _prepare(self, call: Call, obj: object, failed_call: Exception | None) -> tuple[Outgoing, float]:
-        """Fills this rank's slot: with its object, or with what went wrong."""
-        timeout_s = self._connection.timeout_s
-        if failed_call is not None:
-            return self._writer.write_failure(failed_call, "call", self._seq), timeout_s
-        try:
-            if call.timeout_s is not None:
-                timeout_s = seconds(call.timeout_s)
-            op = call.check(self.world_size)
-            frames = self._codec_border.encode(obj) if call.sends else ()
-            return self._writer.write(frames, self._seq, op), timeout_s
-        except Exception as exc:
-            return self._writer.write_failure(exc, "encode", self._seq), timeout_s
-
-    def _collect(
-        self, call: Call, outgoing: Outgoing, slots: Sequence[memoryview], verdict: Verdict, deadline: Deadline
-    ) -> dict[int, memoryview]:
-        """Returns the payloads that this rank wants, after round 2 where one is needed."""
-        sizes = verdict.nbytes_in_round_2
-        payloads: dict[int, memoryview] = {}
-        for rank in call.wanted:
-            end = HEADER_NBYTES + verdict.headers[rank].total_nbytes
-            if sizes is None or not sizes[rank]:
-                if end > len(slots[rank]):
-                    raise ProtocolError(f"the slot of rank {rank} has {len(slots[rank])} of its {end} bytes")
-                payload = slots[rank][HEADER_NBYTES:end]
-                payloads[rank] = payload if sizes is None else memoryview(bytes(payload))
-        if sizes is not None:
-            self._notes.position = (self._seq, call.operation, call.tag, "round 2")
-            arrived = self._round_2(call, outgoing, sizes, deadline)
-            payloads.update((rank, arrived[rank]) for rank in call.wanted if sizes[rank])
-        return payloads
-
-    def _round_2(
-        self, call: Call, outgoing: Outgoing, sizes: Sequence[int], deadline: Deadline
-    ) -> Sequence[memoryview]:
-        parts = payload_parts(outgoing.frames) if sizes[self._rank] else []
-        timeout_s = deadline.remaining_s()
-        receives = not call.routed or call.root == self._rank
-        into = [result_buffer(size if receives else 0) for size in sizes]
-        if not call.routed:
-            return self._transport.all_gather_exact(parts, sizes, into=into, timeout_s=timeout_s)
-        parts_per_peer = [parts if peer == call.root else [] for peer in self._everyone]
-        matrix = [[size if peer == call.root else 0 for peer in self._everyone] for size in sizes]
-        return self._transport.all_to_all_exact(parts_per_peer, matrix, into=into, timeout_s=timeout_s)
-
-    def _count(self, outgoing: Outgoing, verdict: Verdict | None = None) -> None:
-        stats = self.stats
-        stats.operations += 1
-        stats.sent_nbytes += HEADER_NBYTES + outgoing.nbytes
-        if verdict is not None and verdict.largest_nbytes > self._slot_nbytes:
-            stats.second_rounds += verdict.nbytes_in_round_2 is not None
-            stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, verdict.largest_nbytes)
-
-    def _decode(self, call: Call, payloads: Mapping[int, memoryview], verdict: Verdict) -> list[Any]:
-        """Verifies all payloads, then decodes them, in rank order."""
-        terms = self._terms
-        frames_of = []
-        for rank in call.wanted:
-            payload, header = payloads[rank], verdict.headers[rank]
-            covered = header.total_nbytes < terms.covered_below_nbytes
-            try:
-                frames = read_frames(payload, header, terms.limits, frames_checked=covered)
-            except (ProtocolError, LimitError) as exc:
-                raise ProtocolError(f"payload of rank {rank}: {exc}") from exc
-            frames_of.append((rank, frames if payload.readonly else give_largest(frames)))
-        decode = self._codec_border.decode
-        return [decode(rank, frames) for rank, frames in frames_of]
-
-    def _break(self, exc: BaseException) -> NoReturn:
-        """Breaks the group, tells the others, and raises what is known about the cause; takes 1.5 s at most."""
-        self._broken = error = exc
-        deadline = Deadline(NOTES_WITHIN_S)
-        try:
-            if isinstance(exc, TransportTimeoutError | PeerLostError | DesyncError):
-                dead = [rank for rank, state in enumerate(self._transport.peers()) if state is PeerState.DEAD]
-                self._broken = error = self._notes.explain(exc, deadline, dead)
-            elif isinstance(exc, AbortedError):
-                self._broken = error = self._notes.origin(exc)
-            if not isinstance(error, AbortedError):
-                self._notes.abort(summarize(error), deadline)
-        finally:  # also where a Ctrl-C ends the asking
-            self._transport.abort(summarize(error))
-        if error is exc:
-            raise exc
-        raise error from exc
-
-
-def _release(notes: Notes, transport: Transport) -> None:
-    notes.close()
-    transport.close()

@@ -1,6 +1,6 @@
 """The verdict of round 1: a pure function of the W slots, which comes out the same on every rank."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gather_core.codec import Limits
@@ -10,11 +10,13 @@ from gather_core.errors import (
     ProtocolError,
     RankFailedError,
     RemoteCallError,
+    RemoteDecodeError,
     RemoteEncodeError,
     SlotOverflowError,
     format_ranks,
 )
 from gather_core.memory import UNBOUNDED
+from gather_core.seal import SEAL_NBYTES, Seal, header_bytes
 from gather_core.slot import (
     HEADER_NBYTES,
     Agreement,
@@ -28,6 +30,8 @@ from gather_core.slot import (
 )
 
 _KIND_OFFSET = 5
+_ERRORS: Mapping[str, type[RankFailedError]] = {"call": RemoteCallError, "decode": RemoteDecodeError}
+"""By the phase in which all that failed did so."""
 _DATA = int(Kind.DATA)
 """Asking an enum for its member takes longer than the comparison."""
 
@@ -45,6 +49,8 @@ class Terms:
     overflow_is_error: bool
     covered_below_nbytes: int = UNBOUNDED
     """The checksum of smaller payloads covers their frames too."""
+    seal: Seal | None = None
+    """Every payload ends with one."""
 
 
 @dataclass(slots=True)
@@ -81,6 +87,9 @@ def judge(slots: Sequence[memoryview], expected: bytes, terms: Terms) -> Verdict
             raise ProtocolError(f"slot of rank {rank}: {exc}") from None
         healthy = healthy and header.agreement == expected and header.rank == rank
         headers.append(header)
+    if terms.seal is not None:
+        for rank, header in enumerate(headers):
+            _check_seal(rank, slots[rank], header, terms.seal)
     if not healthy:
         _raise_differences(slots, headers, parse_agreement(expected), terms)
     sizes = [_checked_nbytes(rank, header, terms.limits) for rank, header in enumerate(headers)]
@@ -88,6 +97,16 @@ def judge(slots: Sequence[memoryview], expected: bytes, terms: Terms) -> Verdict
     if largest_nbytes <= terms.slot_nbytes:
         return Verdict(headers, largest_nbytes, None)
     return Verdict(headers, largest_nbytes, _round_2(sizes, largest_nbytes, terms))
+
+
+def _check_seal(rank: int, slot: memoryview, header: Header, seal: Seal) -> None:
+    """Checks what round 1 carried whole; what comes in round 2 is checked when it is there."""
+    end = HEADER_NBYTES + header.total_nbytes
+    if end <= len(slot):
+        try:
+            seal.open(header_bytes(header), slot[HEADER_NBYTES:end])
+        except ProtocolError as exc:
+            raise ProtocolError(f"slot of rank {rank}: {exc}") from None
 
 
 def _raise_differences(
@@ -104,9 +123,8 @@ def _raise_differences(
     if not failures:
         raise ProtocolError("the slots differ in nothing that can differ")
     texts = {rank: _describe(failure) for rank, failure in failures.items()}
-    in_run = all(failure.phase == "call" for failure in failures.values())
-    error: type[RankFailedError] = RemoteCallError if in_run else RemoteEncodeError
-    raise error(texts)
+    phases = {failure.phase for failure in failures.values()}
+    raise _ERRORS.get(phases.pop() if len(phases) == 1 else "", RemoteEncodeError)(texts)
 
 
 def _check_place(rank: int, header: Header, expected: Agreement) -> Agreement:
@@ -117,6 +135,8 @@ def _check_place(rank: int, header: Header, expected: Agreement) -> Agreement:
         raise ProtocolError(f"slot of rank {rank}: {exc}") from None
     if found.group_id != expected.group_id or found.world_size != expected.world_size:
         raise DesyncError(f"the slot of rank {rank} belongs to another Gatherer or an earlier run")
+    if found.flags != expected.flags:
+        raise ProtocolError(f"the slot of rank {rank} is {'' if found.flags else 'not '}sealed")
     if found.seq != expected.seq:
         raise DesyncError(f"rank {rank} is at operation #{found.seq}, this rank at #{expected.seq}")
     if header.rank != rank:
@@ -143,7 +163,8 @@ def _read_failure(rank: int, slot: memoryview, header: Header, terms: Terms) -> 
         raise ProtocolError(f"slot of rank {rank}: an ERROR that is longer than its slot")
     limits = Limits()  # the slot bounds it already, and an error must get through the tightest limits of objects
     check_lengths(header, limits)
-    payload = slot[HEADER_NBYTES : HEADER_NBYTES + header.total_nbytes]
+    end = HEADER_NBYTES + header.total_nbytes - (SEAL_NBYTES if terms.seal is not None else 0)
+    payload = slot[HEADER_NBYTES:end]
     return Failure.from_frames(read_frames(payload, header, limits, frames_checked=True))
 
 

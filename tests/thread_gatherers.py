@@ -1,19 +1,31 @@
 """Gatherers whose ranks are threads of this process, and what their tests share."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from gather_core import Codec, Frames, Gatherer, SetupError
-from gather_transports.threads import ThreadGroup, ThreadRank
+from gather_core import Codec, Frames, Gatherer, SetupError, Transport
+from gather_transports.threads import ThreadGroup, ThreadRank, ThreadsTransport
 
 T = TypeVar("T")
 
 
-def on_gatherers(world_size: int, body: Callable[[Gatherer], T], **settings: Any) -> list[T]:
+class FixedSlots(ThreadsTransport):
+    """Whose slots are not elastic, so that there is a round 2."""
+
+    capabilities = replace(ThreadsTransport.capabilities, elastic_slots=False)
+
+
+def on_gatherers(
+    world_size: int,
+    body: Callable[[Gatherer], T],
+    make_transport: Callable[[], Transport] = ThreadsTransport,
+    **settings: Any,
+) -> list[T]:
     """Runs `body` with a Gatherer on every rank; raises what any of them raised."""
 
     def run_rank(member: ThreadRank) -> list[T]:
-        with Gatherer(transport="threads", group=member, **{"timeout_s": 10, **settings}) as gatherer:
+        with Gatherer(transport=make_transport(), group=member, **{"timeout_s": 10, **settings}) as gatherer:
             return [body(gatherer)]
 
     returned: list[T] = []

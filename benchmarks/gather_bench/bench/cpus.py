@@ -1,6 +1,11 @@
 """The processors of this machine."""
 
 import os
+import platform
+from contextlib import suppress
+from pathlib import Path
+
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 def cpu_count() -> int:
@@ -8,3 +13,13 @@ def cpu_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """What Linux calls it; where it says nothing, what Python knows."""
+    with suppress(OSError):
+        for line in _CPU_INFO.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,152 @@
+"""Operations in the background: their order, their errors, and what becomes of them when a Gatherer is closed."""
+
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from gather_core import ClosedError, Gatherer, GroupBrokenError, RemoteEncodeError, SettingsError
+from gather_core.ordered_calls import OrderedCalls
+from gather_transports.threads import ThreadsTransport
+from thread_gatherers import caught, on_gatherers
+
+
+def test_calls_run_in_the_order_in_which_they_are_made_synchronous_ones_too() -> None:
+    def body(gatherer: Gatherer) -> Any:
+        rank = gatherer.rank
+        futures: list[Future[Any]] = [gatherer.all_gather_async((rank, 0), tag="first")]
+        futures.append(gatherer.gather_async((rank, 1), dst=1))
+        between = gatherer.all_gather((rank, 2), tag="synchronous")
+        futures.append(gatherer.broadcast_async((rank, 3), src=1))
+        gatherer.barrier()
+        return [future.result(10) for future in futures], between
+
+    def everyone(number: int) -> list[tuple[int, int]]:
+        return [(rank, number) for rank in range(3)]
+
+    for rank, (results, between) in enumerate(on_gatherers(3, body)):
+        assert results == [everyone(0), everyone(1) if rank == 1 else None, (1, 3)]
+        assert between == everyone(2)
+
+
+def test_a_future_is_running_and_cannot_be_cancelled() -> None:
+    def body(gatherer: Gatherer) -> object:
+        futures = [gatherer.all_gather_async(number) for number in range(5)]
+        states = [(future.cancel(), future.cancelled()) for future in futures]
+        return states, [future.result(10) for future in futures]
+
+    assert on_gatherers(2, body) == [([(False, False)] * 5, [[number] * 2 for number in range(5)])] * 2
+
+
+def test_errors_arrive_in_the_future_and_the_ranks_stay_in_step() -> None:
+    def body(gatherer: Gatherer) -> object:
+        bad = gatherer.all_gather_async((lambda: None) if gatherer.rank else 0)
+        good = gatherer.all_gather_async("good")
+        error = bad.exception(10)
+        assert isinstance(error, RemoteEncodeError)
+        return list(error.failures), good.result(10)
+
+    assert on_gatherers(2, body) == [([1], ["good"] * 2)] * 2
+
+
+def test_leaving_the_with_block_waits_for_all() -> None:
+    futures: dict[int, list[Future[Any]]] = {}
+
+    def body(gatherer: Gatherer) -> None:
+        futures[gatherer.rank] = [gatherer.all_gather_async(number) for number in range(20)]
+
+    on_gatherers(2, body)
+    assert [[future.result(0) for future in futures[rank]] for rank in range(2)] == [[[n] * 2 for n in range(20)]] * 2
+
+
+def test_a_codec_cannot_call_its_own_gatherer_from_the_background() -> None:
+    class Reentrant:
+        gatherer: Any = None
+
+        def __reduce__(self) -> Any:
+            self.gatherer.all_gather(0)
+            return (int, ())
+
+    with Gatherer() as gatherer:
+        Reentrant.gatherer = gatherer
+        assert "from inside another operation" in str(gatherer.all_gather_async(Reentrant()).exception(10))
+        assert gatherer.all_gather(1) == [1]
+
+
+def test_a_close_fails_what_has_not_begun_and_gives_up_what_runs() -> None:
+    entered = threading.Event()
+
+    class Waits(ThreadsTransport):
+        def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Any:
+            entered.set()
+            return super().all_gather_slots(nbytes, timeout_s=timeout_s)
+
+    def body(gatherer: Gatherer) -> object:
+        if gatherer.rank == 1:
+            assert done.wait(20)
+            return None  # what rank 0 had sent before may still arrive, or not
+        futures = [gatherer.all_gather_async(number) for number in range(3)]
+        assert entered.wait(20)
+        gatherer.close()
+        done.set()
+        errors = [future.exception(10) for future in futures]
+        assert all(isinstance(error, ClosedError) for error in errors[1:]), errors
+        assert type(caught(lambda: gatherer.all_gather_async(0))) is ClosedError
+        assert not [thread for thread in threading.enumerate() if thread.name == "gather-core-async"]
+        return errors[0] is not None
+
+    done = threading.Event()
+    assert on_gatherers(2, body, Waits) == [True, None]
+
+
+def test_a_broken_group_refuses_at_once() -> None:
+    def body(gatherer: Gatherer) -> object:
+        gatherer.abort()
+        return type(caught(lambda: gatherer.all_gather_async(0)))
+
+    assert on_gatherers(1, body) == [GroupBrokenError]
+
+
+def test_what_waits_behind_a_failure_that_breaks_the_group_fails_too() -> None:
+    def body(gatherer: Gatherer) -> object:
+        futures = [gatherer.all_gather_async(0, tag="a" if gatherer.rank else "b"), gatherer.all_gather_async(1)]
+        return [type(future.exception(10)).__name__ for future in futures]
+
+    assert on_gatherers(2, body) == [["DesyncError", "GroupBrokenError"]] * 2
+
+
+def test_transports_on_the_jobs_own_group_have_no_asynchronous_operations() -> None:
+    from dataclasses import replace
+
+    class Shared(ThreadsTransport):
+        capabilities = replace(ThreadsTransport.capabilities, shares_group=True)
+
+    def body(gatherer: Gatherer) -> object:
+        return type(caught(lambda: gatherer.all_gather_async(0)))
+
+    assert on_gatherers(2, body, Shared) == [SettingsError] * 2
+
+
+def test_a_queue_that_nobody_uses_has_no_thread_and_a_result_is_let_go() -> None:
+    calls = OrderedCalls()
+    assert calls.is_idle
+    assert calls.submit(lambda: 5).result(10) == 5
+    calls.drain()
+    assert not calls.close()
+    calls.join()
+    assert type(caught(lambda: calls.submit(lambda: 5))) is ClosedError
+
+
+@pytest.mark.parametrize("failure", [KeyError("x"), SystemExit(3)])
+def test_whatever_a_call_raises_is_in_its_future(failure: BaseException) -> None:
+    calls = OrderedCalls()
+
+    def fail() -> None:
+        raise failure
+
+    assert calls.submit(fail).exception(10) is failure
+    with pytest.raises(type(failure)):
+        calls.call(fail)
+    calls.close()
+    calls.join()
