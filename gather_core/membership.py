@@ -93,20 +93,10 @@ class Membership:
         return self._calls.submit(call)
 
     def operate(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
-        """Runs one operation: here, or behind asynchronous ones that have not ended."""
+        """Runs one operation; from here on whatever goes wrong reaches every rank."""
         self._check_process()  # before the locks: in a forked child, a thread of the parent's may hold them for ever
-        if self._calls.is_idle:
-            return self._operate_here(call, obj, failed_call)
-        try:
-            return self._calls.call(lambda: self._operate_here(call, obj, failed_call))
-        except Exception:
-            raise
-        except BaseException as exc:  # as in an operation of this thread
-            self.abort(exc)
-            raise
-
-    def _operate_here(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
-        """Runs one operation under the lock; from here on whatever goes wrong reaches every rank."""
+        if self._calls.pending and not self._calls.is_idle:
+            return self._operate_behind_others(call, obj, failed_call)
         with self._lock:
             if self._busy:
                 raise GatherError("called from inside another operation of the same Gatherer, such as its codec")
@@ -125,6 +115,16 @@ class Membership:
                 self._busy = False
                 if self._broken is None:
                     self._notes.position = (self.rounds.seq, call.operation, call.tag, "done")
+
+    def _operate_behind_others(self, call: Call, obj: object, failed_call: Exception | None) -> Any:
+        """Waits for its turn behind operations in the background, which the worker then gives to it."""
+        try:
+            return self._calls.call(lambda: self.operate(call, obj, failed_call))
+        except Exception:
+            raise
+        except BaseException as exc:  # as in an operation of this thread
+            self.abort(exc)
+            raise
 
     def call_function(self, call: Call, fn: Callable[..., T], args: Sequence[Any]) -> T:
         """Calls the function given to `run`, while others who ask are told that this is what keeps this rank busy."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from gather_bench.bench.results import Report, Row
-from gather_bench.model.work import WORK, Job, Work, all_gather_list
+from gather_bench.model.work import Job, Work, all_gather_list, work_of
 
 SEED = "all_gather_list"
 _EVEN = 0.9
@@ -20,8 +20,15 @@ class Way:
     transport: str
 
     def work(self, job: Job) -> Work:
-        """Counts what one call takes."""
-        return all_gather_list(job) if self.codec == SEED else WORK[self.transport](job)
+        """Counts what one call takes.
+
+        Raises:
+            ValueError: The model does not know the transport.
+        """
+        count = all_gather_list if self.codec == SEED else work_of(self.transport)
+        if count is None:
+            raise ValueError(f"the model does not know the transport {self.transport!r}")
+        return count(job)
 
     def __str__(self) -> str:
         return SEED if self.codec == SEED else f"{self.codec}, {self.transport}"
@@ -53,7 +60,9 @@ def _way(row: Row) -> Way | None:
     if row.way == SEED:
         return Way(SEED, "gloo")
     transport = row.transport_used
-    if row.codec is None or transport is None or transport not in WORK or (transport == "shm+gloo" and row.hosts == 1):
+    if row.codec is None or transport is None or (transport == "shm+gloo" and row.hosts == 1):
+        return None
+    if work_of(transport) is None:
         return None
     return Way(row.codec, transport)
 
