@@ -1,0 +1,68 @@
+"""The command behind `make faults`: runs the faults of plan.toml, prints one table, and fails where something is wrong."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from faults.case import EVERY, Case
+from faults.cases import CASES
+from faults.report import put_into, show, to_json, to_markdown
+from faults.runner import Row, Runner
+from mpi_pool import missing
+from plan_marks import carried
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 1 where something hung, was wrong, or was left behind."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no rank outlives it
+    rows = [*_run(options.case, options.transport)]
+    tests = {} if options.case else _shown_by_tests()
+    print(show(rows, tests))
+    if options.json is not None:
+        options.json.write_text(to_json(rows, tests))
+    if options.markdown is not None:
+        put_into(options.markdown, to_markdown(rows, tests))
+    return int(any(row.problems for row in rows) or not rows)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
+    parser.add_argument("--case", type=int, action="append", help="only this number of plan.toml; repeatable")
+    parser.add_argument("--transport", choices=EVERY, action="append", help="only over this one; repeatable")
+    parser.add_argument("--json", type=Path, help="write everything to this file too")
+    parser.add_argument("--markdown", type=Path, help="put the table between the markers of this page")
+    return parser
+
+
+def _run(numbers: Sequence[int] | None, transports: Sequence[str] | None) -> Iterator[Row]:
+    with Runner() as runner:
+        for case in CASES:
+            if numbers is None or case.number in numbers:
+                yield from _run_over(runner, case, transports or EVERY)
+
+
+def _run_over(runner: Runner, case: Case, transports: Sequence[str]) -> Iterator[Row]:
+    for transport in case.transports:
+        if transport not in transports or (transport == "mpi" and missing()):
+            continue
+        print(f"{case.number} {case.name}, {transport}: ", end="", file=sys.stderr, flush=True)
+        row = runner.run(case, transport)
+        print(f"{row.survivors}{'; WRONG' if row.problems else ''}", file=sys.stderr, flush=True)
+        yield row
+
+
+def _shown_by_tests() -> dict[int, str]:
+    """The numbers without a case, and the tests that carry them."""
+    numbers = {case.number for case in CASES}
+    return {
+        number: ", ".join(f"`{name}`" for name in names)
+        for number, names in sorted(carried("fault").items())
+        if number not in numbers
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
