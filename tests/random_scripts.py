@@ -59,7 +59,7 @@ class Step:
     """Through the Gatherer with overflow="error"."""
 
 
-class Trouble(Exception):
+class TroubleError(Exception):
     """Raised on purpose."""
 
 
@@ -67,7 +67,7 @@ class Bad:
     """Cannot be pickled."""
 
     def __reduce__(self) -> NoReturn:
-        raise Trouble("not for the wire")
+        raise TroubleError("not for the wire")
 
 
 class Rotten:
@@ -83,7 +83,7 @@ class Rotten:
 
 def _unpickled(sender: int, where: frozenset[int]) -> tuple[str, int]:
     if _here.rank in where:
-        raise Trouble("rotten")
+        raise TroubleError("rotten")
     return "was rotten elsewhere", sender
 
 
@@ -274,7 +274,7 @@ def _run(gatherer: Gatherer, step: Step) -> Any:
 
     def function() -> Any:
         if step.troubles.get(rank) == "raise":
-            raise Trouble("in the function")
+            raise TroubleError("in the function")
         return Bad() if step.troubles.get(rank) == "encode" else _plain(step, rank)
 
     return gatherer.run(function, **_options(step, rank))
@@ -285,7 +285,7 @@ def _iter_gather(gatherer: Gatherer, step: Step) -> Any:
 
     def items() -> Any:
         if step.troubles.get(rank) == "raise":
-            raise Trouble("in the items")
+            raise TroubleError("in the items")
         for item in range(rank + 1):
             yield Bad() if step.troubles.get(rank) == "encode" else f"{rank}.{item}"
 

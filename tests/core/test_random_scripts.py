@@ -1,4 +1,4 @@
-"""Random scripts of operations and failures: every rank gets what the model says, over every transport what threads give."""
+"""Random scripts of operations and failures: every rank gets what the model says, over any transport."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

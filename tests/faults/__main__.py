@@ -1,4 +1,4 @@
-"""The command behind `make faults`: runs the faults of plan.toml, prints one table, and fails where something is wrong."""
+"""The command behind `make faults`: runs the faults of plan.toml, prints a table, and fails where one is wrong."""
 
 import argparse
 import signal

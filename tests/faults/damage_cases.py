@@ -180,13 +180,14 @@ def _timeout_s(scene: Scene) -> float:
     return 2.0 if scene.transport == "all_gather_object" else LONG_S
 
 
-_LENGTHS = {"0": 0, "2^31": 1 << 31, "2^63": 1 << 63, "above the limit": 1 << 45}
+_LIMITS = Limits(payload_nbytes=1 << 30)
+_LENGTHS = {"0": 0, "2^31": 1 << 31, "2^63": 1 << 63, "just above the limit": (1 << 30) + 64}
 
 CASES = [
     Case(20, "a flipped bit in a payload", _sends(_flip_a_bit), _REFUSED, transports=EVERY),
     Case(21, "a flipped bit in a length", _sends(_flip_a_bit_of_the_length), _REFUSED, transports=MAIN),
     *(
-        Case(21, f"a forged length: {name}", _sends(_claim(nbytes)), _REFUSED, transports=MAIN)
+        Case(21, f"a forged length: {name}", _sends(_claim(nbytes), limits=_LIMITS), _REFUSED, transports=MAIN)
         for name, nbytes in _LENGTHS.items()
     ),
     Case(22, "slots in another order on one rank", _receives(_permuted), _FORGED, transports=MAIN, named=(0,)),

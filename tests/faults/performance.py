@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from faults.case import Case
 from faults.names import named_ranks
@@ -19,7 +18,7 @@ from gather_core.host_identity import HOST_ID
 _REFUSES_WITHIN_S = 1.0
 
 
-def perform(rank: int, world_size: int, case: Case, transport: str, folder: Path) -> Process:
+def perform(rank: int, world_size: int, case: Case, transport: str, folder: Path, patience_s: float) -> Process:
     """(all ranks) As a process of its own, in a job of torch.distributed or of MPI."""
     with _host_of(rank, transport):
         if transport == "all_gather_object":
@@ -30,10 +29,10 @@ def perform(rank: int, world_size: int, case: Case, transport: str, folder: Path
             case.prepare(scene)
         before = Traces.now()
         seen = _perform(scene, case)
-        return Process([seen], before.left())
+        return Process([seen], before.left(patience_s))
 
 
-def perform_in_threads(rank: int, world_size: int, case: Case, folder: Path) -> Process:
+def perform_in_threads(rank: int, world_size: int, case: Case, folder: Path, patience_s: float) -> Process:
     """All ranks are threads of this process."""
     from gather_transports.threads import ThreadGroup, ThreadRank
 
@@ -50,7 +49,7 @@ def perform_in_threads(rank: int, world_size: int, case: Case, folder: Path) -> 
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
-    return Process([outcome for outcome in outcomes if isinstance(outcome, Seen)], before.left())
+    return Process([outcome for outcome in outcomes if isinstance(outcome, Seen)], before.left(patience_s))
 
 
 def _perform(scene: Scene, case: Case) -> Seen:
@@ -76,13 +75,13 @@ def _afterwards(scene: Scene, case: Case) -> str:
     gatherer = scene.gatherers[-1]
     started_s = time.monotonic()
     try:
-        gathered: list[Any] = gatherer.all_gather(scene.rank)
+        gathered = gatherer.all_gather(b"%d" % scene.rank)  # which every codec takes
     except GroupBrokenError:
         took_s = time.monotonic() - started_s
         return "broken" if took_s < _REFUSES_WITHIN_S else f"broken, after {took_s:.1f} s"
     except BaseException as exc:
         return f"{type(exc).__name__}: {exc}"
-    return "goes on" if gathered == [*range(scene.world_size)] else f"gathers {gathered!r:.200}"
+    return "goes on" if gathered == [b"%d" % rank for rank in range(scene.world_size)] else f"gathers {gathered!r:.200}"
 
 
 @contextmanager

@@ -55,11 +55,20 @@ class Row:
 
 
 class Runner:
-    """Ranks for all transports, for the `with` block."""
+    """Ranks for all transports, for the `with` block.
 
-    def __init__(self, hang_s: float = HANG_S) -> None:
+    Args:
+        pool: Whose processes are the ranks; None: some of its own.
+        hang_s: How long a case may take; more than Gatherers' timeouts.
+        patience_s: How long what ranks have given up may take to go.
+    """
+
+    def __init__(self, pool: RankPool | None = None, *, hang_s: float = HANG_S, patience_s: float = 6.0) -> None:
         self._hang_s = hang_s
-        self._pool = RankPool()
+        self._patience_s = patience_s
+        self._pool = pool or RankPool()
+        self._pools = [self._pool] if pool is None else []
+        """Those to close."""
         self._mpi_pool: MpiPool | None = None
 
     def __enter__(self) -> Self:
@@ -68,9 +77,8 @@ class Runner:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._pool.close()
-        if self._mpi_pool is not None:
-            self._mpi_pool.close()
+        while self._pools:
+            self._pools.pop().close()
 
     def run(self, case: Case, transport: str) -> Row:
         """Runs one case; never raises for what ranks do."""
@@ -97,27 +105,34 @@ class Runner:
             return self._pool
         if self._mpi_pool is None:
             self._mpi_pool = MpiPool(WORLD_SIZE)
+            self._pools.append(self._mpi_pool)
         return self._mpi_pool
 
     def _perform(self, pool: RankPool, case: Case, transport: str, folder: Path) -> list[RankOutcome]:
         if transport == "threads":
-            return pool.start(1, perform_in_threads, case, folder, init=False).wait(self._hang_s)
-        has_group = transport != "all_gather_object"
-        return pool.start(WORLD_SIZE, perform, case, transport, folder, init=has_group).wait(self._hang_s)
+            running = pool.start(1, perform_in_threads, case, folder, self._patience_s, init=False)
+        else:
+            has_group = transport != "all_gather_object"
+            running = pool.start(WORLD_SIZE, perform, case, transport, folder, self._patience_s, init=has_group)
+        return running.wait(self._hang_s)
 
     def _left(self, pool: RankPool, outcomes: Sequence[RankOutcome], names_before: set[str]) -> Left:
         lasting = [outcome.value.left for outcome in outcomes if isinstance(outcome.value, Process)]
-        names = still_there(shared_memory, names_before)
-        temporary = pool.scratch / "tmp"
+        names = still_there(shared_memory, names_before, self._patience_s)
+
+        def strangers() -> set[str]:
+            return {str(pid) for pid in processes_of(pool.scratch) - pool.pids()}
+
+        def files() -> set[str]:
+            return set(os.listdir(pool.scratch / "tmp"))
+
         return Left(
-            processes=sorted(
-                still_there(lambda: {str(pid) for pid in processes_of(pool.scratch) - pool.pids()}, set())
-            ),
+            processes=sorted(still_there(strangers, set(), self._patience_s)),
             threads=[kind for left in lasting for kind in left.threads.elements()],
             descriptors=[kind for left in lasting for kind in left.descriptors.elements()],
             shared_memory=sorted(name for name in names if not name.startswith(_SEMAPHORE)),
             semaphores=sorted(name for name in names if name.startswith(_SEMAPHORE)),
-            files=sorted(still_there(lambda: set(os.listdir(temporary)), set())),
+            files=sorted(still_there(files, set(), self._patience_s)),
         )
 
 

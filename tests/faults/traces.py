@@ -9,9 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_GO_WITHIN_S = 6.0
-"""How long what was given up may take to end."""
-
 
 @dataclass(frozen=True)
 class Traces:
@@ -25,7 +22,7 @@ class Traces:
         """Those that there are."""
         return cls(_kinds("/proc/self/task", _thread), _kinds("/proc/self/fd", _descriptor))
 
-    def left(self, within_s: float = _GO_WITHIN_S) -> "Traces":
+    def left(self, within_s: float = 6.0) -> "Traces":
         """What there is beyond these, once what is about to go has had time for it."""
         deadline = time.monotonic() + within_s
         while True:

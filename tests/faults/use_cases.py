@@ -78,11 +78,14 @@ def _closed_with_one_pending(scene: Scene) -> None:
 def _crossed(scene: Scene) -> None:
     """Two Gatherers, of a group and of the world, in another order on one rank."""
     pair = scene.sub_group([0, 1])
+    small = scene.gatherer(SHORT_S, group=pair) if scene.rank < 2 else None
     world = scene.ready(SHORT_S)
     scene.fault()
-    if scene.rank < 2:
-        small = scene.gatherer(SHORT_S, group=pair)
+    if small is not None:
         first, second = (small, world) if scene.is_victim else (world, small)
+        if scene.is_victim:
+            scene.gatherers = [small]  # where it fails
+            scene.to_close.append(world.close)
         first.all_gather(f"first of {scene.rank}")
         second.all_gather(f"second of {scene.rank}")
     else:
@@ -108,7 +111,7 @@ def _rebuilt(scene: Scene) -> None:
         if number == 0:
             before = Traces.now()
     left = before.left()
-    assert not (left.threads or left.descriptors), left
+    assert left == Traces(), left
 
 
 def _far_along(scene: Scene) -> None:
