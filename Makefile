@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FUZZ_SECONDS ?= 600
+SOAK_SECONDS ?= 600
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check format fuzz bench clean
+.PHONY: demo test check format fuzz faults soak bench clean
 
 demo: $(STAMP)
 	$(BIN)/gather demo
@@ -25,6 +26,12 @@ format: $(STAMP)
 
 fuzz: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS)
+
+faults: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m faults --markdown docs/faults.md
+
+soak: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m soak --seconds $(SOAK_SECONDS)
 
 bench: $(STAMP)
 	$(BIN)/python -m gather_bench.ratios

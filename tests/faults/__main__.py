@@ -8,9 +8,11 @@ from pathlib import Path
 
 from faults.case import EVERY, Case
 from faults.cases import CASES
+from faults.host_cases import CASES as HOST_CASES
+from faults.host_cases import HostCase
+from faults.host_cases import run as run_on_network_hosts
 from faults.report import put_into, show, to_json, to_markdown
 from faults.runner import Row, Runner
-from mpi_pool import missing
 from plan_marks import carried
 
 
@@ -38,25 +40,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(numbers: Sequence[int] | None, transports: Sequence[str] | None) -> Iterator[Row]:
+    """Number by number; those that need hosts of their own after those of one number that do not."""
     with Runner() as runner:
-        for case in CASES:
-            if numbers is None or case.number in numbers:
-                yield from _run_over(runner, case, transports or EVERY)
+        for case in sorted([*CASES, *HOST_CASES], key=lambda case: case.number):
+            for transport in case.transports:
+                if (numbers is None or case.number in numbers) and transport in (transports or EVERY):
+                    yield _told(case, transport, runner)
 
 
-def _run_over(runner: Runner, case: Case, transports: Sequence[str]) -> Iterator[Row]:
-    for transport in case.transports:
-        if transport not in transports or (transport == "mpi" and missing()):
-            continue
-        print(f"{case.number} {case.name}, {transport}: ", end="", file=sys.stderr, flush=True)
-        row = runner.run(case, transport)
-        print(f"{row.survivors}{'; WRONG' if row.problems else ''}", file=sys.stderr, flush=True)
-        yield row
+def _told(case: Case | HostCase, transport: str, runner: Runner) -> Row:
+    """Runs one case, and says so."""
+    print(f"{case.number} {case.name}, {transport}: ", end="", file=sys.stderr, flush=True)
+    row = run_on_network_hosts(case, transport) if isinstance(case, HostCase) else runner.run(case, transport)
+    print(f"{row.survivors}{'; WRONG' if row.problems else ''}", file=sys.stderr, flush=True)
+    return row
 
 
 def _shown_by_tests() -> dict[int, str]:
     """The numbers without a case, and the tests that carry them."""
-    numbers = {case.number for case in CASES}
+    numbers = {case.number for case in [*CASES, *HOST_CASES]}
     return {
         number: ", ".join(f"`{name}`" for name in names)
         for number, names in sorted(carried("fault").items())

@@ -14,7 +14,7 @@ from faults.performance import perform, perform_in_threads
 from faults.scene import VICTIM, WORLD_SIZE, fault_time
 from faults.seen import Process, Seen
 from leftovers import shared_memory, still_there
-from mpi_pool import MpiPool
+from mpi_pool import MpiPool, missing
 from rank_pool import RankOutcome, RankPool, RanksHungError
 from worker_process import processes_of
 
@@ -82,6 +82,8 @@ class Runner:
 
     def run(self, case: Case, transport: str) -> Row:
         """Runs one case; never raises for what ranks do."""
+        if transport == "mpi" and (reason := missing()):
+            return Row(case.number, case.name, transport, f"not run: {reason}", None)
         pool = self._pool_for(transport)
         pool.prepare(1 if transport == "threads" else WORLD_SIZE)
         names = shared_memory()

@@ -57,7 +57,7 @@ def test_the_command_shows_writes_and_judges(
     assert "old" not in page.read_text()
     assert page.read_text().startswith("before\n")
     assert page.read_text().endswith("after\n")
-    monkeypatch.setattr(command, "CASES", [PLANTED[2][0]])
+    monkeypatch.setattr(command, "CASES", [case for case, _ in PLANTED if case.name == "raises another error"])
     assert command.main(["--transport", "threads"]) == 1
     assert "WRONG: 1 raises another error, threads: rank 0: GatherError instead of" in capsys.readouterr().out
 
