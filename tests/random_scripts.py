@@ -1,15 +1,12 @@
-"""Random scripts of operations in which ranks fail at random, what must come of each step, and how ranks perform them.
+"""Random scripts of operations in which ranks fail at random, and what must come of each step on each rank.
 
 A script is a pure function of its seed, and so is every rank's outcome: the model here knows no transport.
 """
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, NoReturn
-
-from gather_core import DecodeError, Gatherer, RankFailedError, SlotOverflowError
+from typing import Any
 
 SLOT_NBYTES = 2048
 _LARGE = "x" * 20_000
@@ -38,8 +35,6 @@ _CONFIRMED = ("all_gather", "gather", "broadcast")
 """Whose decoding fails on some ranks: it asks its thread which rank it is, so not those that decode in another one."""
 _NEVER_LARGE = ("reduce", "barrier", "iter_gather")
 
-_here = threading.local()
-
 
 @dataclass(frozen=True)
 class Step:
@@ -57,34 +52,6 @@ class Step:
     lazy: bool
     strict: bool
     """Through the Gatherer with overflow="error"."""
-
-
-class TroubleError(Exception):
-    """Raised on purpose."""
-
-
-class Bad:
-    """Cannot be pickled."""
-
-    def __reduce__(self) -> NoReturn:
-        raise TroubleError("not for the wire")
-
-
-class Rotten:
-    """Can be pickled; on some ranks it cannot be unpickled."""
-
-    def __init__(self, sender: int, where: frozenset[int]) -> None:
-        self.sender = sender
-        self.where = where
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[int, frozenset[int]]]:
-        return _unpickled, (self.sender, self.where)
-
-
-def _unpickled(sender: int, where: frozenset[int]) -> tuple[str, int]:
-    if _here.rank in where:
-        raise TroubleError("rotten")
-    return "was rotten elsewhere", sender
 
 
 def script(seed: int, world_size: int, num_steps: int = 5) -> list[Step]:
@@ -113,18 +80,6 @@ def _step(random: Random, number: int, world_size: int) -> Step:
         lazy=operation == "all_gather" and random.random() < 0.2,
         strict=strict,
     )
-
-
-def perform(step: Step, gatherer: Gatherer) -> Outcome:
-    """(all ranks) Performs one step; returns what came of it here."""
-    _here.rank = gatherer.rank
-    try:
-        return "ok", _OPERATIONS[step.operation](gatherer, step)
-    except (RankFailedError, SlotOverflowError) as exc:
-        named = exc.failures if isinstance(exc, RankFailedError) else exc.nbytes
-        return type(exc).__name__, tuple(sorted(named))
-    except DecodeError:
-        return "DecodeError", ()
 
 
 def expected(step: Step, rank: int, world_size: int) -> Outcome:
@@ -171,140 +126,29 @@ def _value(step: Step, rank: int, world_size: int) -> Any:
         case "broadcast":
             return _arrives(step, step.root)
         case "scatter":
-            return _parcels(step, step.root, world_size)[rank]
+            return parcels(step, step.root, world_size)[rank]
         case "all_to_all":
-            return [_parcels(step, one, world_size)[rank] for one in ranks]
+            return [parcels(step, one, world_size)[rank] for one in ranks]
         case "reduce":
             all_missing = len(step.troubles) == world_size
             return {"a": sum(ranks), **({} if all_missing else {"b": world_size})}
         case "barrier":
             return None
         case "run":
-            return [_plain(step, one) for one in ranks]
+            return [plain(step, one) for one in ranks]
         case _:
             return sorted((one, f"{one}.{item}") for one in ranks for item in range(one + 1)) if is_root else []
 
 
-def _plain(step: Step, rank: int) -> Any:
+def plain(step: Step, rank: int) -> Any:
+    """What a rank hands in that has no trouble."""
     return step.number, rank, _LARGE if rank in step.large else ""
 
 
 def _arrives(step: Step, rank: int) -> Any:
-    return ("was rotten elsewhere", rank) if rank in step.rotten else _plain(step, rank)
+    return ("was rotten elsewhere", rank) if rank in step.rotten else plain(step, rank)
 
 
-def _own(step: Step, rank: int) -> Any:
-    """What this rank hands in."""
-    if step.troubles.get(rank) == "encode":
-        return Bad()
-    return Rotten(rank, step.rotten[rank]) if rank in step.rotten else _plain(step, rank)
-
-
-def _parcels(step: Step, rank: int, world_size: int) -> list[Any]:
-    return [(*_plain(step, rank), to) for to in range(world_size)]
-
-
-def _own_parcels(step: Step, gatherer: Gatherer) -> list[Any]:
-    trouble = step.troubles.get(gatherer.rank)
-    parcels = _parcels(step, gatherer.rank, gatherer.world_size)
-    return parcels[:-1] if trouble == "count" else [*parcels[:-1], Bad()] if trouble == "encode" else parcels
-
-
-def _options(step: Step, rank: int) -> dict[str, Any]:
-    """Tag and timeout, right or wrong."""
-    trouble = step.troubles.get(rank)
-    return {"tag": 5 if trouble == "tag" else "", "timeout_s": -1 if trouble == "timeout" else None}
-
-
-def _root(step: Step, rank: int) -> Any:
-    return "nowhere" if step.troubles.get(rank) == "root" else step.root
-
-
-def _all_gather(gatherer: Gatherer, step: Step) -> Any:
-    own, options = _own(step, gatherer.rank), _options(step, gatherer.rank)
-    if step.lazy and not step.confirm:
-        return [*gatherer.all_gather(own, lazy=True, **options)]
-    return gatherer.all_gather(own, confirm=step.confirm, **options)
-
-
-def _all_gather_async(gatherer: Gatherer, step: Step) -> Any:
-    own = _own(step, gatherer.rank)
-    return _awaited(gatherer.all_gather_async(own, **_options(step, gatherer.rank)))
-
-
-def _gather(gatherer: Gatherer, step: Step) -> Any:
-    rank = gatherer.rank
-    return gatherer.gather(_own(step, rank), _root(step, rank), confirm=step.confirm, **_options(step, rank))
-
-
-def _gather_async(gatherer: Gatherer, step: Step) -> Any:
-    rank = gatherer.rank
-    return _awaited(gatherer.gather_async(_own(step, rank), _root(step, rank)))
-
-
-def _broadcast(gatherer: Gatherer, step: Step) -> Any:
-    rank = gatherer.rank
-    return gatherer.broadcast(_own(step, rank), _root(step, rank), confirm=step.confirm, **_options(step, rank))
-
-
-def _broadcast_async(gatherer: Gatherer, step: Step) -> Any:
-    rank = gatherer.rank
-    return _awaited(gatherer.broadcast_async(_own(step, rank), _root(step, rank)))
-
-
-def _awaited(future: Any) -> Any:
-    return future.result(60)
-
-
-def _scatter(gatherer: Gatherer, step: Step) -> Any:
-    objs = _own_parcels(step, gatherer) if gatherer.rank == step.root else None
-    return gatherer.scatter(objs, _root(step, gatherer.rank))
-
-
-def _reduce(gatherer: Gatherer, step: Step) -> Any:
-    trouble = step.troubles.get(gatherer.rank)
-    metrics: dict[str, Any] = {"a": "text" if trouble == "no number" else gatherer.rank, "b": 1}
-    if trouble == "missing":
-        del metrics["b"]
-    return gatherer.reduce(metrics, **_options(step, gatherer.rank))
-
-
-def _run(gatherer: Gatherer, step: Step) -> Any:
-    rank = gatherer.rank
-
-    def function() -> Any:
-        if step.troubles.get(rank) == "raise":
-            raise TroubleError("in the function")
-        return Bad() if step.troubles.get(rank) == "encode" else _plain(step, rank)
-
-    return gatherer.run(function, **_options(step, rank))
-
-
-def _iter_gather(gatherer: Gatherer, step: Step) -> Any:
-    rank = gatherer.rank
-
-    def items() -> Any:
-        if step.troubles.get(rank) == "raise":
-            raise TroubleError("in the items")
-        for item in range(rank + 1):
-            yield Bad() if step.troubles.get(rank) == "encode" else f"{rank}.{item}"
-
-    return sorted(gatherer.iter_gather(items(), _root(step, rank)))
-
-
-_OPERATIONS: Mapping[str, Callable[[Gatherer, Step], Any]] = {
-    "all_gather": _all_gather,
-    "all_gather_async": _all_gather_async,
-    "gather": _gather,
-    "gather_async": _gather_async,
-    "broadcast": _broadcast,
-    "broadcast_async": _broadcast_async,
-    "scatter": _scatter,
-    "all_to_all": lambda gatherer, step: gatherer.all_to_all(
-        _own_parcels(step, gatherer), **_options(step, gatherer.rank)
-    ),
-    "reduce": _reduce,
-    "barrier": lambda gatherer, step: gatherer.barrier(**_options(step, gatherer.rank)),
-    "run": _run,
-    "iter_gather": _iter_gather,
-}
+def parcels(step: Step, rank: int, world_size: int) -> list[Any]:
+    """The same where there is one for each rank."""
+    return [(*plain(step, rank), to) for to in range(world_size)]

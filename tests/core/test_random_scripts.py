@@ -7,8 +7,9 @@ import pytest
 
 from gather_core import Gatherer, Transport
 from gather_transports.threads import ThreadGroup, ThreadRank, ThreadsTransport
-from random_scripts import SLOT_NBYTES, Outcome, expected, perform, script
+from random_scripts import SLOT_NBYTES, Outcome, expected, script
 from rank_pool import RankPool
+from scripted_operations import perform
 from thread_gatherers import FixedSlots
 
 WORLD_SIZE = 3

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from faults.case import EVERY, Case
 from faults.cases import CASES
-from faults.host_cases import CASES as HOST_CASES
-from faults.host_cases import HostCase
-from faults.host_cases import run as run_on_network_hosts
+from faults.host_cases import HOST_CASES, HostCase, run_on_network
 from faults.report import put_into, show, to_json, to_markdown
 from faults.runner import Row, Runner
 from plan_marks import carried
@@ -42,23 +40,28 @@ def _parser() -> argparse.ArgumentParser:
 def _run(numbers: Sequence[int] | None, transports: Sequence[str] | None) -> Iterator[Row]:
     """Number by number; those that need hosts of their own after those of one number that do not."""
     with Runner() as runner:
-        for case in sorted([*CASES, *HOST_CASES], key=lambda case: case.number):
+        for case in _all():
             for transport in case.transports:
                 if (numbers is None or case.number in numbers) and transport in (transports or EVERY):
                     yield _told(case, transport, runner)
 
 
+def _all() -> list[Case | HostCase]:
+    both: list[Case | HostCase] = [*CASES, *HOST_CASES]
+    return sorted(both, key=lambda case: case.number)
+
+
 def _told(case: Case | HostCase, transport: str, runner: Runner) -> Row:
     """Runs one case, and says so."""
     print(f"{case.number} {case.name}, {transport}: ", end="", file=sys.stderr, flush=True)
-    row = run_on_network_hosts(case, transport) if isinstance(case, HostCase) else runner.run(case, transport)
+    row = run_on_network(case, transport) if isinstance(case, HostCase) else runner.run(case, transport)
     print(f"{row.survivors}{'; WRONG' if row.problems else ''}", file=sys.stderr, flush=True)
     return row
 
 
 def _shown_by_tests() -> dict[int, str]:
     """The numbers without a case, and the tests that carry them."""
-    numbers = {case.number for case in [*CASES, *HOST_CASES]}
+    numbers = {case.number for case in _all()}
     return {
         number: ", ".join(f"`{name}`" for name in names)
         for number, names in sorted(carried("fault").items())

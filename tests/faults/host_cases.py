@@ -51,7 +51,7 @@ class HostCase:
     transports: Sequence[str] = ("gloo", "shm+gloo")
 
 
-CASES = [
+HOST_CASES: list[HostCase] = [
     HostCase(44, "network down, round 1", (0, 0, 1), lambda hosts: hosts.set_link(1, "down"), named=(0, 1, 2)),
     HostCase(
         44,
@@ -70,7 +70,7 @@ CASES = [
 ]
 
 
-def run(case: HostCase, transport: str) -> Row:
+def run_on_network(case: HostCase, transport: str) -> Row:
     """Runs one case; never raises for what ranks do."""
     names = shared_memory()
     with tempfile.TemporaryDirectory(prefix="faults-") as name:

@@ -45,7 +45,7 @@ def _killed_in_the_middle_of_a_large_payload(scene: Scene) -> None:
         thing, verb = gatherer.transport, _MIDDLE[scene.transport][1]
         if scene.transport == "shm+gloo":
             thing = vars(gatherer.transport)["_inner"]
-        wrap(thing, verb, _die_at(scene, _MIDDLE[scene.transport][2]))
+        wrap(thing, verb, _at(_MIDDLE[scene.transport][2], scene.die))
     until_it_fails(gatherer, bytes(_LARGE_NBYTES))
 
 
@@ -58,14 +58,15 @@ _MIDDLE = {
 """The transport, which of its methods a large payload goes through, and the call at which the rank dies."""
 
 
-def _die_at(scene: Scene, number: int) -> Callable[..., object]:
+def _at(number: int, happens: Callable[[], None]) -> Callable[..., object]:
+    """Before the call of that number."""
     calls = 0
 
     def counted(call: Callable[..., object], *args: Any, **options: Any) -> object:
         nonlocal calls
         calls += 1
         if calls == number:
-            scene.die()
+            happens()
         return call(*args, **options)
 
     return counted
@@ -75,21 +76,10 @@ def _stopped(seconds: float) -> Callable[[Scene], object]:
     def act(scene: Scene) -> None:
         gatherer = scene.ready(SHORT_S)
         if scene.is_victim:
-            wrap(
-                gatherer.transport,
-                "all_gather_slots",
-                lambda call, *args, **options: _stopping(scene, seconds, call, args, options),
-            )
+            wrap(gatherer.transport, "all_gather_slots", _at(1, lambda: scene.stop(seconds)))
         until_it_fails(gatherer)
 
     return act
-
-
-def _stopping(scene: Scene, seconds: float, call: Callable[..., object], args: Any, options: Any) -> object:
-    if not vars(scene).setdefault("has_stopped", False):
-        vars(scene)["has_stopped"] = True
-        scene.stop(seconds)
-    return call(*args, **options)
 
 
 def _slow(seconds: float) -> Callable[[Scene], object]:
@@ -108,11 +98,7 @@ def _late_bytes(scene: Scene) -> None:
     old = scene.ready(_OLD_TIMEOUT_S)
     scene.gatherers.clear()
     if scene.is_victim:
-        wrap(
-            old.transport,
-            "all_gather_slots",
-            lambda call, *args, **options: _stopping(scene, _OLD_STOPPED_S, call, args, options),
-        )
+        wrap(old.transport, "all_gather_slots", _at(1, lambda: scene.stop(_OLD_STOPPED_S)))
     _check_that_it_fails(old)
     new = scene.gatherer(LONG_S)
     until_it_fails(new, "new")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from faults.case import EVERY
 from faults.cases import CASES
-from faults.host_cases import CASES as HOST_CASES
+from faults.host_cases import HOST_CASES
 from plan_marks import carried, problems, table
 
 _PLAN = Path(__file__).with_name("plan.toml")
@@ -13,8 +13,8 @@ _PLAN = Path(__file__).with_name("plan.toml")
 def test_every_fault_of_the_plan_is_shown() -> None:
     planned = table(_PLAN, "planned")
     shown = carried("fault")
-    for case in [*CASES, *HOST_CASES]:
-        shown.setdefault(case.number, []).append(case.name)
+    for number in {case.number for case in CASES} | {case.number for case in HOST_CASES}:
+        shown.setdefault(number, []).append("a case")
     assert list(planned) == list(range(1, 53))
     assert problems(planned, table(_PLAN, "excused"), shown) == []
 

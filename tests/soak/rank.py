@@ -10,7 +10,8 @@ from faults.traces import Traces
 from gather_core import Gatherer, SetupError, TransportError
 from gather_core.host_identity import HOST_ID
 from rank_worker import reached
-from soak.script import Episode, is_same, operations
+from soak.operations import is_same, operations
+from soak.script import Episode
 
 GO = "go"
 _PAGE_NBYTES = os.sysconf("SC_PAGE_SIZE")

@@ -11,9 +11,10 @@ from gather_core import Gatherer
 from gather_transports.threads import ThreadGroup, ThreadRank
 from rank_pool import RankPool
 from soak import __main__ as command
+from soak.operations import is_same, operations
 from soak.parent import MOST_GROWTH_NBYTES, WARM_UP, Soak, Tally
 from soak.planted import OfEachRank
-from soak.script import episode, is_same, operations
+from soak.script import episode
 
 SECONDS = 5
 CALM = replace(episode(0), transport="shm", codec="pickle", disturbance="none", num_operations=3, timeout_s=30.0)

@@ -218,8 +218,8 @@ class DirectSlots(SlotExchange):
         self._messages = _Messages(group, self._rows, dict.fromkeys(self._rows, sent), _SLOT_TAG)
 
     def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
-        for self.waits_for in self._messages.wait(timeout):
-            pass
+        for peer in self._messages.each(timeout):
+            self.waits_for = peer
         views = [view.toreadonly() for view in self._received]
         views[self._rank] = self.slot[: self.nbytes].toreadonly()
         return views
@@ -234,8 +234,8 @@ class _Messages:
         self._works = [(peer, gloo(group.recv, [tensor], peer, tag, peer=peer)) for peer, tensor in receives.items()]
         self._works += [(peer, gloo(group.send, [tensor], peer, tag, peer=peer)) for peer, tensor in sends.items()]
 
-    def wait(self, timeout: timedelta) -> Iterator[int]:
-        """Waits for one after another; says of each which peer it is about, before it waits."""
+    def each(self, timeout: timedelta) -> Iterator[int]:
+        """Waits for one after another; says before each wait which peer it is about."""
         for peer, work in self._works:
             yield peer
             gloo(work.wait, timeout, peer=peer)
@@ -256,8 +256,8 @@ class DirectChunk:
 
     def finish(self, group: Any, timeout: timedelta) -> None:
         """See `Exchange`."""
-        for self.waits_for in self._messages.wait(timeout):
-            pass
+        for peer in self._messages.each(timeout):
+            self.waits_for = peer
 
 
 class Stream:
