@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
+RELEASE_STAMP := $(VENV)/.installed-release
 FUZZ_SECONDS ?= 600
 SOAK_SECONDS ?= 600
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check format fuzz faults soak bench clean
+.PHONY: demo test check format fuzz faults soak bench docs docs-check dist dist-test clean
 
 demo: $(STAMP)
 	$(BIN)/gather demo
@@ -36,8 +38,25 @@ soak: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m gather_bench.ratios
 
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-check: docs
+	$(BIN)/python tests/site_check.py
+
+# Wheel and sdist in dist/, the same bytes from the same commit wherever they are built.
+dist: $(STAMP) $(RELEASE_STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	PYTHONPATH=tests $(BIN)/python -m release.contents dist
+
+# The tests of the sdist against the wheel, in a new environment outside the checkout; TESTS="tests/core": only those.
+dist-test: dist
+	PYTHONPATH=tests $(BIN)/python -m release.against_wheel -- $(TESTS)
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf dist site $(VENV) .mypy_cache .ruff_cache .pytest_cache
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gather-core needs Python 3.11 or newer")'
@@ -45,3 +64,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[cli]"
 	touch $(STAMP)
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	touch $(DOCS_STAMP)
+
+$(RELEASE_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group release
+	touch $(RELEASE_STAMP)

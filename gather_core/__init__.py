@@ -35,9 +35,12 @@ if TYPE_CHECKING:
     from gather_core.deadline import Deadline
     from gather_core.function_codec import FunctionCodec
     from gather_core.gatherer import Gatherer
+    from gather_core.lazy import LazyObjects
     from gather_core.memory import aligned_buffer
     from gather_core.registry import register_codec, register_transport
     from gather_core.settings import GatherSettings
+    from gather_core.stats import GroupStats, Stats, TagStats
+    from gather_core.stream import GatherStream, StreamProgress
     from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
 
 __version__ = "0.1.0"
@@ -57,9 +60,12 @@ __all__ = [
     "FunctionCodec",
     "GatherError",
     "GatherSettings",
+    "GatherStream",
     "Gatherer",
     "GroupBrokenError",
     "GroupContext",
+    "GroupStats",
+    "LazyObjects",
     "LimitError",
     "Limits",
     "PeerLostError",
@@ -73,6 +79,9 @@ __all__ = [
     "SettingsError",
     "SetupError",
     "SlotOverflowError",
+    "Stats",
+    "StreamProgress",
+    "TagStats",
     "Transport",
     "TransportError",
     "TransportTimeoutError",
@@ -96,10 +105,16 @@ _LAZY = {
     "Frames": "codec",
     "FunctionCodec": "function_codec",
     "GatherSettings": "settings",
+    "GatherStream": "stream",
     "Gatherer": "gatherer",
     "GroupContext": "transport",
+    "GroupStats": "stats",
+    "LazyObjects": "lazy",
     "Limits": "codec",
     "PeerState": "transport",
+    "Stats": "stats",
+    "StreamProgress": "stream",
+    "TagStats": "stats",
     "Transport": "transport",
     "Trust": "codec",
     "aligned_buffer": "memory",

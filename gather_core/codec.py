@@ -86,6 +86,7 @@ class Codec(ABC):
     name: ClassVar[str]
     """The registry key, lower case."""
     trust: ClassVar[Trust] = Trust.CODE
+    """What decoding can do, as the codec declares it; a promise of its author, not a proof."""
     wire_version: ClassVar[int] = 1
     """Of the frames: goes up by one in the release whose frames the release before would misread or refuse.
 

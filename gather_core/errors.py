@@ -60,6 +60,11 @@ __all__ = [
 ]
 
 
+_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"} | {
+    code: f"\\u{code:04x}" for code in (*range(0x200E, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+"""Control characters but for line breaks and tabs, and those that change the direction of a text."""
+
 SUMMARY_NBYTES = 4096
 """Longest message of an exception that is passed on, as UTF-8."""
 
@@ -122,6 +127,11 @@ def shorten(text: str, nbytes: int = SUMMARY_NBYTES) -> str:
     head = nbytes - len(note) - tail
     kept = encoded[:head], note, encoded[len(encoded) - tail :]
     return "".join(part.decode("utf-8", "ignore") for part in kept)  # a character that is cut in two is dropped
+
+
+def printable(text: str) -> str:
+    """A text of another rank without what could steer a terminal: control characters come out escaped."""
+    return text.translate(_ESCAPED)
 
 
 def summarize(exc: BaseException, message_nbytes: int = SUMMARY_NBYTES) -> str:

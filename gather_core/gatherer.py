@@ -1,48 +1,28 @@
 """The Gatherer: what users call, and what holds between two operations."""
 
-import os
-import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
-from gather_core.call import Call, Timeout, as_int
-from gather_core.codec import Codec, DecodeOptions, Frames, Limits, TensorDevice
-from gather_core.deadline import Deadline
+from gather_core.call import PLAIN, ROUTED, Call, Manner, Timeout, as_int
+from gather_core.codec import Codec, DecodeOptions, Limits, TensorDevice
 from gather_core.errors import (
-    AbortedError,
-    ClosedError,
-    DecodeError,
-    DesyncError,
-    GatherError,
-    GroupBrokenError,
-    PeerLostError,
-    RankFailedError,
     SettingsError,
-    SlotOverflowError,
-    TransportTimeoutError,
-    summarize,
 )
 from gather_core.lazy import LazyObjects
-from gather_core.notes import NOTES_WITHIN_S, Notes
-from gather_core.ordered_calls import OrderedCalls
-from gather_core.positions import Position
+from gather_core.membership import Membership
 from gather_core.reduction import check_metrics, combine
 from gather_core.rendezvous import connect
-from gather_core.rounds import Received, Rounds
+from gather_core.rounds import Received
 from gather_core.settings import DEFAULT_SLOT_NBYTES, GatherSettings, SettingsSource
-from gather_core.stats import Stats
-from gather_core.stream import GatherStream, Plan, Sender, StreamProgress
+from gather_core.stats import GroupStats, Stats
+from gather_core.stream import GatherStream, Plan, Sender, StreamProgress, StreamRounds
 from gather_core.stream_chunks import DEFAULT_BUDGET_NBYTES
-from gather_core.transport import PeerState, Transport
+from gather_core.transport import Transport
 
 T = TypeVar("T")
-
-_HARMLESS = (RankFailedError, SlotOverflowError, DecodeError)
-"""What leaves the group usable: the same on every rank, or (a decode error) after the last exchange."""
 
 
 class Gatherer:
@@ -64,6 +44,9 @@ class Gatherer:
         limits: Bounds on what is believed from the wire; must be equal on all ranks.
         tensor_device: Where decoded tensors land: `"cpu"`, `"current"` or a function of the CPU tensor.
         payload_checksum: Whether payloads are checksummed: `"auto"`: wherever bytes cross a wire, and below 64 KiB.
+        key: Seals every slot and payload, so that ranks believe only what was written with the same key, in this run:
+            its bytes, at least 16 random ones; or `"file:PATH"`, which only this user may read; or `"env:NAME"`. All
+            ranks need it. It does not encrypt.
 
     Raises:
         ValueError: This rank is not in `group`; on this rank only.
@@ -84,9 +67,10 @@ class Gatherer:
         limits: Limits = Limits(),  # noqa: B008
         tensor_device: TensorDevice = "cpu",
         payload_checksum: bool | Literal["auto"] = "auto",
+        key: bytes | str | None = None,
     ) -> None:
         settings = GatherSettings(
-            codec, transport, slot_nbytes, overflow, timeout_s, limits, tensor_device, payload_checksum
+            codec, transport, slot_nbytes, overflow, timeout_s, limits, tensor_device, payload_checksum, key
         )
         self._start(settings, group)
 
@@ -129,20 +113,12 @@ class Gatherer:
         self._connection = connection
         self._codec = connection.codec
         self._transport = connection.transport
-        self._notes = connection.notes
-        self._terms = connection.terms
         self._rank = connection.context.rank
+        self._world_size = connection.context.world_size
+        self._everyone = range(self._world_size)
         self._slot_nbytes = connection.terms.slot_nbytes
         options = DecodeOptions(settings.tensor_device, settings.limits)
-        self._rounds = Rounds(connection, options, self.stats)
-        self._everyone = range(connection.context.world_size)
-        self._lock = threading.RLock()
-        self._calls = OrderedCalls()
-        self._busy = False
-        self._streaming = False
-        self._broken: BaseException | None = None
-        self._pid = os.getpid()
-        self._finalizer = weakref.finalize(self, _release, connection.notes, connection.transport, self._calls)
+        self._membership = Membership(connection, options, self.stats)
 
     @property
     def rank(self) -> int:
@@ -152,7 +128,7 @@ class Gatherer:
     @property
     def world_size(self) -> int:
         """Number of ranks in the group."""
-        return self._terms.world_size
+        return self._world_size
 
     @property
     def codec(self) -> Codec:
@@ -214,8 +190,9 @@ class Gatherer:
             ClosedError: The Gatherer is closed, or belongs to the parent process.
             GatherError: Another operation of this Gatherer runs in this thread, or a stream has not ended.
         """
-        call = Call("all_gather", None, tag, timeout_s, True, self._everyone, lazy=lazy, confirm=confirm)
-        result: list[T] | LazyObjects[T] = self._operate(call, obj)
+        manner = Manner(lazy=lazy, confirm=confirm) if lazy or confirm else PLAIN
+        call = Call("all_gather", None, tag, timeout_s, True, self._everyone, manner)
+        result: list[T] | LazyObjects[T] = self._membership.operate(call, obj)
         return result
 
     def gather(
@@ -225,8 +202,9 @@ class Gatherer:
         dst = as_int(dst)
         is_root = self._is_root(dst)
         wanted = self._everyone if is_root else ()
-        call = Call("gather", dst, tag, timeout_s, True, wanted, routed=True, confirm=confirm)
-        objects: list[T] = self._operate(call, obj)
+        manner = Manner(routed=True, confirm=confirm) if confirm else ROUTED
+        call = Call("gather", dst, tag, timeout_s, True, wanted, manner)
+        objects: list[T] = self._membership.operate(call, obj)
         return objects if is_root else None
 
     def broadcast(
@@ -234,8 +212,9 @@ class Gatherer:
     ) -> Any:
         """(all ranks) Returns the object of rank `src`; what others pass is ignored. Raises as `all_gather`."""
         src = as_int(src)
-        call = Call("broadcast", src, tag, timeout_s, self._is_root(src), (src,), confirm=confirm)
-        return self._operate(call, obj)[0]
+        manner = Manner(confirm=True) if confirm else PLAIN
+        call = Call("broadcast", src, tag, timeout_s, self._is_root(src), (src,), manner)
+        return self._membership.operate(call, obj)[0]
 
     def scatter(
         self,
@@ -252,18 +231,8 @@ class Gatherer:
         for. Raises as `all_gather`; an error of `src` too where it hands in another number of objects.
         """
         src = as_int(src)
-        call = Call(
-            "scatter",
-            src,
-            tag,
-            timeout_s,
-            self._is_root(src),
-            (src,),
-            form="parcels",
-            confirm=confirm,
-            checked=self._one_per_rank,
-        )
-        obj: T = self._operate(call, objs)[0]
+        call = Call("scatter", src, tag, timeout_s, self._is_root(src), (src,), self._of_parcels(confirm))
+        obj: T = self._membership.operate(call, objs)[0]
         return obj
 
     def all_to_all(
@@ -274,18 +243,8 @@ class Gatherer:
         Bytes that do not fit in a slot travel only to the rank that they are for. Raises as `all_gather`; on every rank
         too where one hands in another number of objects.
         """
-        call = Call(
-            "all_to_all",
-            None,
-            tag,
-            timeout_s,
-            True,
-            self._everyone,
-            form="parcels",
-            confirm=confirm,
-            checked=self._one_per_rank,
-        )
-        objects: list[T] = self._operate(call, objs)
+        call = Call("all_to_all", None, tag, timeout_s, True, self._everyone, self._of_parcels(confirm))
+        objects: list[T] = self._membership.operate(call, objs)
         return objects
 
     def reduce(
@@ -312,9 +271,9 @@ class Gatherer:
                 and name. The group stays usable.
             GatherError: As `all_gather`.
         """
-        checked = partial(check_metrics, op=op)
-        call = Call(f"reduce({op})", None, tag, timeout_s, True, self._everyone, checked=checked)
-        return combine(self._operate(call, metrics), op)
+        manner = Manner(checked=partial(check_metrics, op=op))
+        call = Call(f"reduce({op})", None, tag, timeout_s, True, self._everyone, manner)
+        return combine(self._membership.operate(call, metrics), op)
 
     def barrier(self, *, timeout_s: Timeout = None, tag: str = "") -> None:
         """(all ranks) Returns once every rank has called it; one that does not come is named by the error.
@@ -322,7 +281,7 @@ class Gatherer:
         Raises:
             GatherError: As `all_gather`.
         """
-        self._operate(Call("barrier", None, tag, timeout_s, False, ()), None)
+        self._membership.operate(Call("barrier", None, tag, timeout_s, False, ()), None)
 
     def iter_gather(
         self,
@@ -362,21 +321,28 @@ class Gatherer:
             GatherError: As `all_gather`; on `dst` while it iterates.
         """
         dst = as_int(dst)
-        self._check_process()
-        self._calls.drain()
-        with self._lock:
-            self._check_open()
-            if self._streaming:
-                raise GatherError("another iter_gather() is not at its end: take all items of it or close it")
-            self._streaming = True
+        self._membership.begin_stream()
         limits = self.settings.limits
         room = self._slot_nbytes if self.settings.overflow == "error" else limits.payload_nbytes
         plan = Plan(items, self._rank, self.world_size, budget_nbytes, room, limits.num_frames, progress)
-        rounds = _StreamRounds(self, dst, timeout_s, tag)
+        rounds = StreamRounds(self._membership, plan, dst, timeout_s, tag)
         if self._is_root(dst):
             return GatherStream(rounds, plan)
         Sender(rounds, plan).run()
         return GatherStream.ended(rounds, plan)
+
+    def gather_stats(self, *, timeout_s: Timeout = None, tag: str = "") -> GroupStats:
+        """(all ranks) Returns the stats of all ranks, which show per tag who keeps the others waiting.
+
+        Set `stats.is_recording` on every rank before. `print` shows a table.
+
+        Raises:
+            GatherError: As `all_gather`.
+        """
+        manner = Manner(form="frames", taken=_group_stats)
+        call = Call("gather_stats", None, tag, timeout_s, True, self._everyone, manner)
+        result: GroupStats = self._membership.operate(call, [self.stats.to_json().encode()])
+        return result
 
     def all_gather_async(
         self, obj: T, *, confirm: bool = False, timeout_s: Timeout = None, tag: str = ""
@@ -394,19 +360,19 @@ class Gatherer:
                 on this rank, so on all.
             ClosedError, GroupBrokenError: The Gatherer is closed, or the group broken.
         """
-        return self._submit(lambda: self.all_gather(obj, confirm=confirm, timeout_s=timeout_s, tag=tag))
+        return self._membership.submit(lambda: self.all_gather(obj, confirm=confirm, timeout_s=timeout_s, tag=tag))
 
     def gather_async(
         self, obj: T, dst: int = 0, *, confirm: bool = False, timeout_s: Timeout = None, tag: str = ""
     ) -> Future[list[T] | None]:
         """(all ranks) As `gather`, in the background; see `all_gather_async`."""
-        return self._submit(lambda: self.gather(obj, dst, confirm=confirm, timeout_s=timeout_s, tag=tag))
+        return self._membership.submit(lambda: self.gather(obj, dst, confirm=confirm, timeout_s=timeout_s, tag=tag))
 
     def broadcast_async(
         self, obj: Any = None, src: int = 0, *, confirm: bool = False, timeout_s: Timeout = None, tag: str = ""
     ) -> Future[Any]:
         """(all ranks) As `broadcast`, in the background; see `all_gather_async`."""
-        return self._submit(lambda: self.broadcast(obj, src, confirm=confirm, timeout_s=timeout_s, tag=tag))
+        return self._membership.submit(lambda: self.broadcast(obj, src, confirm=confirm, timeout_s=timeout_s, tag=tag))
 
     def run(self, fn: Callable[..., T], *args: Any, timeout_s: Timeout = None, tag: str = "") -> list[T]:
         """(all ranks) Calls `fn(*args)` on every rank and returns all results, in rank order.
@@ -418,19 +384,18 @@ class Gatherer:
                 group stays usable. Anything else (KeyboardInterrupt, SystemExit) aborts.
             GatherError: As `all_gather`.
         """
-        self._check_process()
-        self._check_open()
+        self._membership.check()
         call = Call("run", None, tag, timeout_s, True, self._everyone)
         failure: Exception | None = None
         value: Any = None
         try:
-            value = self._call_function(call, fn, args)
+            value = self._membership.call_function(call, fn, args)
         except Exception as exc:
             failure = exc
         except BaseException as exc:
             self.abort(exc)
             raise
-        results: list[T] = self._operate(call, value, failed_call=failure)
+        results: list[T] = self._membership.operate(call, value, failed_call=failure)
         return results
 
     def abort(self, exc: BaseException | None = None) -> None:
@@ -438,16 +403,11 @@ class Gatherer:
 
         Their current or next operation raises `AbortedError` with this rank and the text of `exc`. Idempotent.
         """
-        if self._broken is None and self._finalizer.alive and self._pid == os.getpid():
-            cause = exc if exc is not None else GatherError("abort() was called")
-            self._broken = cause
-            text = summarize(cause)
-            self._notes.abort(text)
-            self._transport.abort(text)
+        self._membership.abort(exc)
 
     def close(self) -> None:
         """Gives connections and memory back; never collective, idempotent. Later calls raise `ClosedError`."""
-        self._finalizer()
+        self._membership.close()
 
     def __enter__(self) -> Self:
         return self
@@ -457,21 +417,12 @@ class Gatherer:
     ) -> None:
         if exc is not None:
             self.abort(exc)
-        elif self._pid == os.getpid():
-            self._calls.drain()
+        else:
+            self._membership.drain()
         self.close()
 
-    def _check_process(self) -> None:
-        if self._pid != os.getpid():
-            raise ClosedError("this Gatherer belongs to the parent process: construct one after the fork")
-
-    def _check_open(self) -> None:
-        if not self._finalizer.alive:
-            raise ClosedError("this Gatherer is closed")
-        if self._broken is not None:
-            raise GroupBrokenError(
-                f"the group is broken since: {summarize(self._broken)}; construct a new Gatherer"
-            ) from self._broken
+    def _of_parcels(self, confirm: bool) -> Manner:
+        return Manner(form="parcels", confirm=confirm, checked=self._one_per_rank)
 
     def _one_per_rank(self, objs: Any) -> list[Any]:
         """The objects for all ranks; raises where there are more or fewer."""
@@ -480,121 +431,10 @@ class Gatherer:
             raise SettingsError(f"{len(each)} objects for {self.world_size} ranks: there must be one for each")
         return each
 
-    def _submit(self, call: Callable[[], T]) -> Future[T]:
-        self._check_process()
-        self._check_open()
-        if self._transport.capabilities.shares_group:
-            name = self._transport.name
-            raise SettingsError(f"transport {name} uses the job's own group, so it has no asynchronous operations")
-        return self._calls.submit(call)
-
-    def _operate(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
-        """Runs one operation: here, or behind asynchronous ones that have not ended."""
-        self._check_process()  # before the locks: in a forked child, a thread of the parent's may hold them for ever
-        if self._calls.is_idle:
-            return self._operate_here(call, obj, failed_call)
-        try:
-            return self._calls.call(lambda: self._operate_here(call, obj, failed_call))
-        except Exception:
-            raise
-        except BaseException as exc:  # as in an operation of this thread
-            self.abort(exc)
-            raise
-
-    def _operate_here(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
-        """Runs one operation under the lock; from here on whatever goes wrong reaches every rank."""
-        with self._lock:
-            if self._busy:
-                raise GatherError("called from inside another operation of the same Gatherer, such as its codec")
-            self._check_open()
-            if self._streaming and call.form != "frames":
-                raise GatherError("iter_gather() is not at its end: take all items of it or close it")
-            self._busy = True
-            try:
-                self._notes.check()
-                return self._rounds.operate(call, obj, failed_call)
-            except _HARMLESS:
-                raise
-            except BaseException as exc:
-                self._break(exc)
-            finally:
-                self._busy = False
-                if self._broken is None:
-                    self._notes.position = (self._rounds.seq, call.operation, call.tag, "done")
-
     def _is_root(self, root: object) -> bool:
         """Whether this rank is the root; what is no rank at all is reported by the operation."""
         return type(root) is int and root == self._rank
 
-    def _call_function(self, call: Call, fn: Callable[..., T], args: Sequence[Any]) -> T:
-        """Calls the function given to `run`, while others who ask are told that this is what keeps this rank busy."""
-        before = self._notes.position
-        meanwhile: Position = (self._rounds.seq + 1, call.operation, call.tag, "function")
-        self._replace_position(before, meanwhile)
-        try:
-            return fn(*args)
-        finally:
-            self._replace_position(meanwhile, before)
 
-    def _replace_position(self, old: Position, new: Position) -> None:
-        """Changes what others are told, unless an operation, of the function or another thread, has its say."""
-        if self._lock.acquire(blocking=False):
-            try:
-                if not self._busy and self._notes.position is old:
-                    self._notes.position = new
-            finally:
-                self._lock.release()
-
-    def _break(self, exc: BaseException) -> NoReturn:
-        """Breaks the group, tells the others, and raises what is known about the cause; takes 1.5 s at most."""
-        self._broken = error = exc
-        deadline = Deadline(NOTES_WITHIN_S)
-        try:
-            if isinstance(exc, TransportTimeoutError | PeerLostError | DesyncError):
-                dead = [rank for rank, state in enumerate(self._transport.peers()) if state is PeerState.DEAD]
-                self._broken = error = self._notes.explain(exc, deadline, dead)
-            elif isinstance(exc, AbortedError):
-                self._broken = error = self._notes.origin(exc)
-            if not isinstance(error, AbortedError):
-                self._notes.abort(summarize(error), deadline)
-        finally:  # also where a Ctrl-C ends the asking
-            self._transport.abort(summarize(error))
-        if error is exc:
-            raise exc
-        raise error from exc
-
-
-class _StreamRounds:
-    """The rounds of one stream."""
-
-    def __init__(self, gatherer: Gatherer, dst: int, timeout_s: Timeout, tag: str) -> None:
-        self._gatherer = gatherer
-        self._dst = dst
-        self._timeout_s = timeout_s
-        self._tag = tag
-        is_root = gatherer._is_root(dst)
-        self._wanted: Sequence[int] = range(gatherer.world_size) if is_root else (dst,)
-        self.encode = gatherer._rounds.encode
-        self.decode = gatherer._rounds.decode
-
-    def exchange(
-        self,
-        frames: Callable[[Any], Frames],
-        admit: Callable[[Sequence[int]], Sequence[int]],
-        take: Callable[[Received], T],
-    ) -> T:
-        call = Call("iter_gather", self._dst, self._tag, self._timeout_s, True, self._wanted, routed=True)
-        call.form, call.checked, call.admit, call.taken = "frames", frames, admit, take
-        result: T = self._gatherer._operate(call, None)
-        return result
-
-    def end(self) -> None:
-        self._gatherer._streaming = False
-
-
-def _release(notes: Notes, transport: Transport, calls: OrderedCalls) -> None:
-    if calls.close():
-        transport.abort("closed while an asynchronous operation was running")
-    notes.close()
-    transport.close()
-    calls.join()
+def _group_stats(received: Received) -> GroupStats:
+    return GroupStats.from_json([bytes(frames[0]) for _, frames in received])

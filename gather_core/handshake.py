@@ -17,7 +17,7 @@ from xxhash import xxh3_64_intdigest
 from gather_core.auto_choice import choose
 from gather_core.background import Background, run_bounded
 from gather_core.deadline import POLL_S, Deadline
-from gather_core.errors import SUMMARY_NBYTES, SetupError, format_ranks, shorten, summarize
+from gather_core.errors import SUMMARY_NBYTES, SetupError, format_ranks, printable, shorten, summarize
 from gather_core.transport import Store
 
 SETUP = "setup"
@@ -224,7 +224,7 @@ class Ballot:
 
 def _raise_failures(decision: Decision, cause: BaseException | None) -> None:
     if "failures" in decision:
-        raise SetupError({int(rank): text for rank, text in decision["failures"].items()}) from cause
+        raise SetupError({int(rank): printable(text) for rank, text in decision["failures"].items()}) from cause
 
 
 def _as_json(fact: Fact) -> tuple[str, Exception | None]:

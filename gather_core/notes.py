@@ -19,6 +19,7 @@ from gather_core.errors import (
     GatherError,
     PeerLostError,
     TransportTimeoutError,
+    printable,
 )
 from gather_core.positions import Answers, Position, as_told, explain
 from gather_core.transport import Store
@@ -152,7 +153,7 @@ class Notes:
         for rank in range(len(self._ranks)):
             if rank not in positions and self._store.check([f"position/{rank}"]):
                 seq, operation, tag, phase = json.loads(self._store.get(f"position/{rank}"))
-                positions[rank] = (seq, operation, tag, phase)
+                positions[rank] = (seq, printable(operation), tag, phase)
 
     def _look(self) -> None:
         try:
@@ -165,7 +166,7 @@ class Notes:
         if self._aborted is None and self._store.check(["abort"]):
             rank, text = json.loads(self._store.get("abort"))
             if rank != self._rank:
-                self._aborted = (rank, text)
+                self._aborted = (rank, printable(text))
 
 
 def _answer(store: Store, rank: int, position: Position) -> None:

@@ -44,8 +44,8 @@ class OrderedCalls:
 
     def __init__(self) -> None:
         self._device = current_device()
-        self._tasks: deque[_Task] = deque()
-        """Those that have not ended; the one that runs comes first."""
+        self.pending: deque[_Task] = deque()
+        """Those that have not ended, the one that runs first; for others to see whether there are any."""
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
         self._is_closed = False
@@ -53,7 +53,7 @@ class OrderedCalls:
     @property
     def is_idle(self) -> bool:
         """Whether a call that its caller makes in its own thread keeps the order; the worker's own calls do."""
-        return not self._tasks or threading.current_thread() is self._worker
+        return not self.pending or threading.current_thread() is self._worker
 
     def submit(self, fn: Callable[[], T]) -> Future[T]:
         """Hands in a call; returns its Future.
@@ -67,7 +67,7 @@ class OrderedCalls:
         with self._changed:
             if self._is_closed:
                 raise ClosedError(_CLOSED)
-            self._tasks.append(task)
+            self.pending.append(task)
             self._changed.notify_all()
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="gather-core-async", daemon=True)
@@ -87,7 +87,7 @@ class OrderedCalls:
     def drain(self) -> None:
         """Waits until all have ended that were handed in so far; what they raise is in their Futures."""
         with self._changed:
-            futures = [task.future for task in self._tasks]
+            futures = [task.future for task in self.pending]
         for future in futures:
             _wait_for(future)
 
@@ -95,9 +95,9 @@ class OrderedCalls:
         """Fails those that have not begun and refuses more; returns whether one runs. Never waits; idempotent."""
         with self._changed:
             self._is_closed = True
-            dropped = [self._tasks.pop() for _ in range(len(self._tasks) - 1)]
+            dropped = [self.pending.pop() for _ in range(len(self.pending) - 1)]
             self._changed.notify_all()
-            is_running = bool(self._tasks) and threading.current_thread() is not self._worker
+            is_running = bool(self.pending) and threading.current_thread() is not self._worker
         for task in reversed(dropped):
             task.future.set_exception(ClosedError(_CLOSED))
         return is_running
@@ -112,14 +112,14 @@ class OrderedCalls:
         use_device(self._device)
         while True:
             with self._changed:
-                while not self._tasks:
+                while not self.pending:
                     if self._is_closed:
                         return
                     self._changed.wait()
-                task = self._tasks[0]
+                task = self.pending[0]
             task.run()
             with self._changed:
-                self._tasks.popleft()
+                self.pending.popleft()
             del task  # what it refers to, perhaps large, must not live until the next one comes
 
 

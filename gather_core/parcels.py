@@ -11,7 +11,9 @@ from itertools import chain
 
 from gather_core.codec import Buffer, Frames, Limits
 from gather_core.errors import LimitError, ProtocolError
-from gather_core.slot import Header, check_lengths, checksum_parts, payload_nbytes, payload_parts
+from gather_core.seal import SEAL_NBYTES
+from gather_core.slot import Header, check_lengths, checksum_parts, pack_header, payload_nbytes, payload_parts
+from gather_core.verdict import Terms
 
 _ENTRY = struct.Struct("<QQQ")
 """Number of frames, bytes of the payload of its own (0: the frames follow), its checksum (0 likewise)."""
@@ -23,27 +25,40 @@ def in_one_payload(parcels: Sequence[Frames]) -> list[Buffer]:
     return [manifest, *chain.from_iterable(parcels)]
 
 
-def announced(parcels: Sequence[Frames], limits: Limits, covered_below_nbytes: int) -> list[Buffer]:
-    """Returns the frames of a payload that says what parcels will come.
+def announced(
+    parcels: Sequence[Frames], rank: int, agreement: bytes, terms: Terms
+) -> tuple[list[Buffer], list[list[memoryview]]]:
+    """Returns the frames of a payload that says what parcels will come from this rank, and each parcel's parts.
 
     Raises:
         LimitError: A parcel is larger than the limits allow.
     """
-    entries = []
-    for rank, frames in enumerate(parcels):
-        nbytes = payload_nbytes(frames)
-        if nbytes > limits.payload_nbytes:
-            raise LimitError(f"{nbytes} bytes for rank {rank} are above Limits.payload_nbytes={limits.payload_nbytes}")
+    entries, parts_per_rank = [], []
+    for dst, frames in enumerate(parcels):
+        nbytes = payload_nbytes(frames) + (SEAL_NBYTES if terms.seal is not None else 0)
+        if nbytes > terms.limits.payload_nbytes:
+            raise LimitError(
+                f"{nbytes} bytes for rank {dst} are above Limits.payload_nbytes={terms.limits.payload_nbytes}"
+            )
         parts = payload_parts(frames)
-        checked = parts if nbytes < covered_below_nbytes else parts[:1]
-        entries.append(_ENTRY.pack(len(frames), nbytes, checksum_parts(checked)))
-    return [b"".join(entries)]
+        checksum = checksum_parts(parts if nbytes < terms.covered_below_nbytes else parts[:1])
+        entries.append(_ENTRY.pack(len(frames), nbytes, checksum))
+        if terms.seal is not None:
+            header = pack_header(nbytes, dst, len(frames), checksum, agreement)
+            parts.append(memoryview(terms.seal.block(header, parts, sender(rank))))
+        parts_per_rank.append(parts)
+    return [b"".join(entries)], parts_per_rank
+
+
+def sender(rank: int) -> bytes:
+    """What a parcel's seal says besides its header, which says whom it is for."""
+    return b"parcel" + rank.to_bytes(4, "little")
 
 
 class Manifest:
     """What one rank has for each of the others, checked before anything is allocated for it."""
 
-    def __init__(self, frames: Sequence[memoryview], world_size: int, limits: Limits) -> None:
+    def __init__(self, frames: Sequence[memoryview], agreement: bytes, world_size: int, limits: Limits) -> None:
         """Reads the frames of the payload that the rank sent.
 
         Raises:
@@ -54,7 +69,7 @@ class Manifest:
             raise ProtocolError("no manifest of parcels")
         self._frames = frames[1:]
         self.headers = [
-            Header(nbytes, rank, num_frames, checksum, b"")
+            Header(nbytes, rank, num_frames, checksum, agreement)
             for rank, (num_frames, nbytes, checksum) in enumerate(_ENTRY.iter_unpack(frames[0].tobytes()))
         ]
         follow = [header for header in self.headers if not header.total_nbytes]

@@ -19,11 +19,13 @@ from gather_core.errors import (
 from gather_core.handshake import SETUP, Ballot, Decision, Fact, compare_facts, failure_fact, group_id
 from gather_core.host_identity import HostProbe
 from gather_core.joining import arrive_within
+from gather_core.keys import load_key
 from gather_core.local_store import ScopedStore
 from gather_core.notes import Notes
 from gather_core.opening import open_everywhere, open_first, opening
 from gather_core.process_group import global_rank, is_initialized
 from gather_core.registry import AUTO, get_codec, get_transport, transport_classes
+from gather_core.seal import Seal
 from gather_core.settings import FORBID_CODE, GatherSettings, code_is_forbidden
 from gather_core.slot import WIRE_VERSION, covered_below_nbytes
 from gather_core.transport import DEFAULT_TIMEOUT_S, GroupContext, Transport
@@ -55,6 +57,7 @@ class _Plan:
     codec: Codec
     transport: Transport | None
     """None: `auto` chooses."""
+    seal: Seal | None
     fact: Fact
 
 
@@ -139,6 +142,7 @@ def _agree_and_open(
             transport.capabilities.crosses_wire,
             None if settings.payload_checksum == "auto" else settings.payload_checksum,
         ),
+        seal=plan.seal,
     )
     context = replace(context, process_group=None)  # so that a Gatherer does not keep its group alive
     return Connection(context, plan.codec, transport, notes, terms, deadline.timeout_s, reason)
@@ -196,7 +200,8 @@ def _make_plan(settings: GatherSettings, context: GroupContext, host: str) -> tu
         codec = settings.codec if isinstance(settings.codec, Codec) else get_codec(settings.codec)
         transport = _make_transport(settings.transport, context)
         _check_trust(codec, transport)
-        return _Plan(codec, transport, _fact(settings, context, codec, transport) | {"host": host}), None
+        seal = None if settings.key is None else Seal(load_key(settings.key))
+        return _Plan(codec, transport, seal, _fact(settings, context, codec, transport) | {"host": host}), None
     except Exception as exc:
         return None, exc
 
@@ -242,6 +247,7 @@ def _fact(settings: GatherSettings, context: GroupContext, codec: Codec, transpo
         "overflow": settings.overflow,
         "limits": asdict(settings.limits),
         "payload_checksum": settings.payload_checksum,
+        "key": "none" if settings.key is None else "given",
         "ranks": list(context.ranks),
         "auto": {} if transport else offers(context),
         "versions": platform.python_version(),

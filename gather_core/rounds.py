@@ -5,19 +5,21 @@ from time import monotonic
 from typing import Any
 
 from gather_core.blocks import result_buffer
-from gather_core.call import Call
+from gather_core.call import PLAIN, Call
 from gather_core.codec import DecodeOptions, Frames, own
 from gather_core.codec_border import CodecBorder, give_largest
 from gather_core.deadline import Deadline, seconds
 from gather_core.errors import DecodeError, LimitError, ProtocolError, RankFailedError
 from gather_core.lazy import LazyObjects
-from gather_core.parcels import Manifest, announced, in_one_payload
+from gather_core.parcels import Manifest, announced, in_one_payload, sender
 from gather_core.rendezvous import Connection
-from gather_core.slot import HEADER_NBYTES, Header, payload_nbytes, payload_parts, read_frames
+from gather_core.seal import SEAL_NBYTES, header_bytes, private_copies
+from gather_core.slot import HEADER_NBYTES, Header, payload_parts, read_frames
 from gather_core.slot_writer import Outgoing, SlotWriter
 from gather_core.small_slots import longest_small_frame, read_small_slots
 from gather_core.stats import Stats
 from gather_core.verdict import Verdict, judge
+from gather_core.watch import Watch, Watcher
 
 Received = list[tuple[int, Sequence[memoryview]]]
 """Ranks and the frames of what they sent: borrowed and read-only, or writable and for the object to keep."""
@@ -30,6 +32,8 @@ class Rounds:
         self.seq = 0
         """Number of the operation that runs, or ran last."""
         self._stats = stats
+        self._watcher = Watcher(f"rank {connection.context.rank} of {connection.context.scope}", stats)
+        self._watch: Watch | None = None
         self._timeout_s = connection.timeout_s
         self._transport = connection.transport
         self._notes = connection.notes
@@ -39,6 +43,7 @@ class Rounds:
         self._border = CodecBorder(connection.codec, options)
         self._writer = SlotWriter(connection.transport, connection.context.rank, connection.terms)
         self._small_up_to = longest_small_frame(connection.terms)
+        self._seal_nbytes = SEAL_NBYTES if connection.terms.seal is not None else 0
 
     def operate(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
         """(all ranks) Runs one operation; what was wrong before it, `failed_call`, reaches every rank.
@@ -52,25 +57,50 @@ class Rounds:
             BaseException: The ranks may not be in step any more.
         """
         self.seq += 1
-        notes = self._notes
-        notes.position = (self.seq, call.operation, call.tag, "encode")
+        if not self._watcher.is_wanted():
+            return self._run(call, obj, failed_call)
+        try:
+            with self._watcher.watch(call, self.seq) as self._watch:
+                return self._run(call, obj, failed_call)
+        finally:
+            self._watch = None
+
+    def _run(self, call: Call, obj: object, failed_call: Exception | None) -> Any:
+        self._enter(call, "encode")
         outgoing, timeout_s = self._prepare(call, obj, failed_call)
         started_s = monotonic()
-        notes.position = (self.seq, call.operation, call.tag, "round 1")
-        slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=timeout_s)
-        self._check_count(slots)
+        self._enter(call, "round 1")
+        slots = self._all_gather_slots(outgoing, timeout_s)
         small = read_small_slots(slots, outgoing.agreement, self._small_up_to) if outgoing.failure is None else None
         if small is not None:
             self._count(outgoing)
+            if call.manner is PLAIN:
+                self._enter(call, "decode")
+                decode = self._border.decode
+                return [decode(rank, (small[rank],)) for rank in call.wanted]
             received: Received = [(rank, (small[rank],)) for rank in call.wanted]
         else:
             received = self._judged(call, outgoing, slots, Deadline(timeout_s, started_s))
-        if call.form == "parcels":
+        if call.manner.form == "parcels":
             received = self._deliver(call, outgoing, received, Deadline(timeout_s, started_s))
-        notes.position = (self.seq, call.operation, call.tag, "decode")
-        if call.confirm:
+        self._enter(call, "decode")
+        if call.manner.confirm:
             return self._confirmed(call, received, timeout_s)
         return self._finished(call, received)
+
+    def _all_gather_slots(self, outgoing: Outgoing, timeout_s: float) -> Sequence[memoryview]:
+        """(all ranks) Round 1: the slots of all ranks, which with seals are copies that peers cannot change."""
+        terms = self._terms
+        slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=timeout_s)
+        if len(slots) != terms.world_size:
+            raise ProtocolError(f"the transport returned {len(slots)} slots for {terms.world_size} ranks")
+        return slots if terms.seal is None else private_copies(slots)
+
+    def _enter(self, call: Call, phase: str) -> None:
+        """Goes on to a phase, for whoever asks where this rank is, and whoever looks how long it takes."""
+        self._notes.position = (self.seq, call.operation, call.tag, phase)
+        if self._watch is not None:
+            self._watch.phase(phase)
 
     def decode(self, rank: int, frames: Sequence[memoryview]) -> Any:
         """Rebuilds one object; raises DecodeError."""
@@ -79,10 +109,6 @@ class Rounds:
     def encode(self, obj: object) -> Frames:
         """Returns the frames of one object; raises EncodeError and LimitError."""
         return self._border.encode(obj)
-
-    def _check_count(self, slots: Sequence[memoryview]) -> None:
-        if len(slots) != self._terms.world_size:
-            raise ProtocolError(f"the transport returned {len(slots)} slots for {self._terms.world_size} ranks")
 
     def _prepare(self, call: Call, obj: object, failed_call: Exception | None) -> tuple[Outgoing, float]:
         """Fills this rank's slot: with its object, or with what went wrong."""
@@ -97,27 +123,26 @@ class Rounds:
         except Exception as exc:
             return self._writer.write_failure(exc, "encode", self.seq), timeout_s
 
-    def _fill(self, call: Call, obj: object, op: int) -> Outgoing:
+    def _fill(self, call: Call, obj: Any, op: int) -> Outgoing:
+        manner = call.manner
         if not call.sends:
             return self._writer.write((), self.seq, op)
-        if call.checked is not None:
-            obj = call.checked(obj)
-        if call.form == "object":
+        if manner.checked is not None:
+            obj = manner.checked(obj)
+        if manner.form == "object":
             return self._writer.write(self._border.encode(obj), self.seq, op)
-        if call.form == "frames":
-            return self._writer.write(obj, self.seq, op)  # type: ignore[arg-type]
-        return self._fill_with_parcels([self._border.encode(each) for each in obj], op)  # type: ignore[attr-defined]
+        if manner.form == "frames":
+            return self._writer.write(obj, self.seq, op)
+        return self._fill_with_parcels([self._border.encode(each) for each in obj], op)
 
     def _fill_with_parcels(self, parcels: Sequence[Frames], op: int) -> Outgoing:
         terms = self._terms
         frames = in_one_payload(parcels)
-        nbytes = payload_nbytes(frames)
-        fits = HEADER_NBYTES + nbytes <= terms.round_1_nbytes and nbytes <= terms.limits.payload_nbytes
-        if terms.overflow_is_error or (fits and len(frames) <= terms.limits.num_frames):
+        if terms.overflow_is_error or self._writer.fits(frames):
             return self._writer.write(frames, self.seq, op)
-        frames = announced(parcels, terms.limits, terms.covered_below_nbytes)
+        frames, parts_per_rank = announced(parcels, self._rank, self._writer.agreement(self.seq, op), terms)
         outgoing = self._writer.write(frames, self.seq, op)
-        outgoing.parcels = parcels
+        outgoing.parcels = parts_per_rank
         return outgoing
 
     def _judged(self, call: Call, outgoing: Outgoing, slots: Sequence[memoryview], deadline: Deadline) -> Received:
@@ -141,24 +166,26 @@ class Rounds:
             if sizes is None or not sizes[rank]:
                 if end > len(slots[rank]):
                     raise ProtocolError(f"the slot of rank {rank} has {len(slots[rank])} of its {end} bytes")
-                payload = slots[rank][HEADER_NBYTES:end]
+                payload = slots[rank][HEADER_NBYTES : end - self._seal_nbytes]
                 payloads[rank] = payload if sizes is None else memoryview(bytes(payload))
         if sizes is not None:
-            if call.admit is not None:
-                sizes = list(call.admit(sizes))
-            self._notes.position = (self.seq, call.operation, call.tag, "round 2")
+            if call.manner.admit is not None:
+                sizes = list(call.manner.admit(sizes))
+            self._enter(call, "round 2")
             arrived = self._round_2(call, outgoing, sizes, deadline)
-            payloads.update((rank, arrived[rank]) for rank in call.wanted if sizes[rank])
+            for rank in call.wanted:
+                if sizes[rank]:
+                    payloads[rank] = self._opened(rank, arrived[rank], verdict.headers[rank])
         return payloads
 
     def _round_2(
         self, call: Call, outgoing: Outgoing, sizes: Sequence[int], deadline: Deadline
     ) -> Sequence[memoryview]:
-        parts = payload_parts(outgoing.frames) if sizes[self._rank] else []
+        parts = _all_parts(outgoing) if sizes[self._rank] else []
         timeout_s = deadline.remaining_s()
-        receives = not call.routed or call.root == self._rank
+        receives = not call.manner.routed or call.root == self._rank
         into = [result_buffer(size if receives else 0) for size in sizes]
-        if not call.routed:
+        if not call.manner.routed:
             return self._transport.all_gather_exact(parts, sizes, into=into, timeout_s=timeout_s)
         parts_per_peer = [parts if peer == call.root else [] for peer in self._everyone]
         matrix = [[size if peer == call.root else 0 for peer in self._everyone] for size in sizes]
@@ -166,7 +193,7 @@ class Rounds:
 
     def _deliver(self, call: Call, outgoing: Outgoing, received: Received, deadline: Deadline) -> Received:
         """The parcels for this rank, of those who sent some; those that travel by themselves do it here."""
-        manifests = {rank: self._manifest(rank, frames) for rank, frames in received}
+        manifests = {rank: self._manifest(rank, frames, outgoing.agreement) for rank, frames in received}
         parcels = {rank: manifest.frames_for(self._rank) for rank, manifest in manifests.items()}
         nothing = [0] * len(self._everyone)
         matrix = [manifests[rank].nbytes_per_rank if rank in manifests else nothing for rank in self._everyone]
@@ -174,24 +201,33 @@ class Rounds:
             parcels = {
                 rank: frames and [memoryview(bytes(frame)) for frame in frames] for rank, frames in parcels.items()
             }
-            self._notes.position = (self.seq, call.operation, call.tag, "round 2")
-            parts_per_peer = [payload_parts(frames) for frames in outgoing.parcels] or [[] for _ in self._everyone]
+            self._enter(call, "round 2")
+            parts_per_peer = outgoing.parcels or [()] * len(self._everyone)
             into = [result_buffer(row[self._rank]) for row in matrix]
             arrived = self._transport.all_to_all_exact(
                 parts_per_peer, matrix, into=into, timeout_s=deadline.remaining_s()
             )
             for rank, manifest in manifests.items():
                 if parcels[rank] is None:
-                    parcels[rank] = self._frames(rank, arrived[rank], manifest.headers[self._rank])
-            self._stats.sent_nbytes += sum(matrix[self._rank])
-            self._stats.second_rounds += 1
+                    header = manifest.headers[self._rank]
+                    parcels[rank] = self._frames(rank, self._opened(rank, arrived[rank], header, sender(rank)), header)
+            self._count_parcels(outgoing, sum(matrix[self._rank]))
         return [(rank, frames or ()) for rank, frames in parcels.items()]
 
-    def _manifest(self, rank: int, frames: Sequence[memoryview]) -> Manifest:
+    def _manifest(self, rank: int, frames: Sequence[memoryview], agreement: bytes) -> Manifest:
         try:
-            return Manifest(frames, self._terms.world_size, self._terms.limits)
+            return Manifest(frames, agreement, self._terms.world_size, self._terms.limits)
         except (ProtocolError, LimitError) as exc:
             raise ProtocolError(f"payload of rank {rank}: {exc}") from exc
+
+    def _opened(self, rank: int, payload: memoryview, header: Header, context: bytes = b"") -> memoryview:
+        """The payload without its seal, where there are seals, which is checked."""
+        if self._terms.seal is None:
+            return payload
+        try:
+            return self._terms.seal.open(header_bytes(header), payload, context)
+        except ProtocolError as exc:
+            raise ProtocolError(f"payload of rank {rank}: {exc}") from None
 
     def _frames(self, rank: int, payload: memoryview, header: Header) -> Sequence[memoryview]:
         """Verifies a payload and cuts it into its frames."""
@@ -204,10 +240,10 @@ class Rounds:
         return frames if payload.readonly else give_largest(frames)
 
     def _finished(self, call: Call, received: Received) -> Any:
-        if call.taken is not None:
-            return call.taken(received)
+        if call.manner.taken is not None:
+            return call.manner.taken(received)
         decode = self._border.decode
-        if call.lazy:
+        if call.manner.lazy:
             return LazyObjects(decode, [[own(frame) for frame in frames] for _, frames in received])
         return [decode(rank, frames) for rank, frames in received]
 
@@ -220,13 +256,12 @@ class Rounds:
         except DecodeError as exc:
             failure = exc
         self.seq += 1
-        self._notes.position = (self.seq, call.operation, call.tag, "round 1")
+        self._enter(call, "round 1")
         if failure is None:
             outgoing = self._writer.write((), self.seq, call.op_code("confirm"))
         else:
             outgoing = self._writer.write_failure(failure, "decode", self.seq)
-        slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=timeout_s)
-        self._check_count(slots)
+        slots = self._all_gather_slots(outgoing, timeout_s)
         try:
             judge(slots, outgoing.agreement, self._terms)
         except RankFailedError as exc:
@@ -240,6 +275,21 @@ class Rounds:
         if verdict is not None and verdict.largest_nbytes > self._terms.slot_nbytes:
             stats.second_rounds += verdict.nbytes_in_round_2 is not None
             stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, verdict.largest_nbytes)
+        if self._watch is not None:
+            second = verdict is not None and verdict.nbytes_in_round_2 is not None
+            self._watch.sent(HEADER_NBYTES + outgoing.nbytes, outgoing.frames, in_second_round=second)
+
+    def _count_parcels(self, outgoing: Outgoing, nbytes: int) -> None:
+        """Counts what travelled by itself."""
+        self._stats.sent_nbytes += nbytes
+        self._stats.second_rounds += 1
+        if self._watch is not None:
+            self._watch.sent(nbytes, [part for parts in outgoing.parcels for part in parts[1:]], in_second_round=True)
+
+
+def _all_parts(outgoing: Outgoing) -> list[memoryview]:
+    seal = [memoryview(outgoing.seal)] if outgoing.seal else []
+    return payload_parts(outgoing.frames) + seal
 
 
 def _copied(frames: Sequence[memoryview]) -> Sequence[memoryview]:

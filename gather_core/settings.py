@@ -43,6 +43,7 @@ class GatherSettings:
     limits: Limits = field(default_factory=Limits)
     tensor_device: TensorDevice = "cpu"
     payload_checksum: bool | Literal["auto"] = "auto"
+    key: bytes | str | None = field(default=None, repr=False)
 
     def check(self) -> None:
         """Checks types and ranges.
@@ -66,6 +67,8 @@ class GatherSettings:
             raise SettingsError(f'tensor_device must be "cpu", "current" or a callable, not {self.tensor_device!r}')
         if not isinstance(self.payload_checksum, bool) and not _is_one_of(self.payload_checksum, "auto"):
             raise SettingsError(f'payload_checksum must be True, False or "auto", not {self.payload_checksum!r}')
+        if not isinstance(self.key, bytes | str | None):
+            raise SettingsError(f"key must be bytes or a str that says where it is, not a {type(self.key).__name__}")
 
     def slot_nbytes_for(self, world_size: int) -> int:
         """The slot size in use: a multiple of 64, with room for one length per rank."""
@@ -83,6 +86,8 @@ class GatherSettings:
         lines = ["[gather]"]
         for name in (one.name for one in fields(self) if one.name != "limits"):
             value = getattr(self, name)
+            if isinstance(value, bytes):
+                raise SettingsError(f'a {name} cannot be in a settings file, only its place: "file:PATH" or "env:NAME"')
             if value is not None:
                 lines.append(f"{name} = {_in_a_file(name, value)}")
         limits = (f"{name} = {value}" for name, value in asdict(self.limits).items())

@@ -44,6 +44,7 @@ class SettingTypes(BaseSettings):
     limits: _LimitTypes | str
     tensor_device: str
     payload_checksum: bool | Literal["auto"]
+    key: str
 
 
 class _Variables(EnvSettingsSource):

@@ -14,12 +14,14 @@ from functools import lru_cache
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from gather_core.codec import Buffer, Frames, Limits
-from gather_core.errors import LimitError, ProtocolError, shorten
+from gather_core.errors import LimitError, ProtocolError, printable, shorten
 from gather_core.memory import ALIGNMENT, UNBOUNDED
 
 HEADER_NBYTES = 64
 MAGIC = b"gthr"
 WIRE_VERSION = 1
+SEALED = 1
+"""The flag of slots whose payload ends with a seal."""
 CHECKED_BELOW_NBYTES = 64 * 1024
 """Payloads smaller than this always have their frames checksummed: it costs less than a microsecond."""
 
@@ -50,15 +52,16 @@ class Agreement:
     seq: int
     world_size: int
     op: int
+    flags: int = 0
 
     def pack(self) -> bytes:
         """Returns the 32 bytes."""
-        return pack_agreement(self.kind, self.group_id, self.seq, self.world_size, self.op)
+        return pack_agreement(self.kind, self.group_id, self.seq, self.world_size, self.op, self.flags)
 
 
-def pack_agreement(kind: int, group_id: int, seq: int, world_size: int, op: int) -> bytes:
+def pack_agreement(kind: int, group_id: int, seq: int, world_size: int, op: int, flags: int = 0) -> bytes:
     """Returns the 32 bytes of an `Agreement` without making one, which costs more than packing it."""
-    return _AGREEMENT.pack(MAGIC, WIRE_VERSION, kind, 0, group_id, seq, world_size, op)
+    return _AGREEMENT.pack(MAGIC, WIRE_VERSION, kind, flags, group_id, seq, world_size, op)
 
 
 @dataclass(slots=True)
@@ -86,16 +89,9 @@ def parse_agreement(block: bytes) -> Agreement:
         raise ProtocolError(f"the slot starts with {magic!r} instead of {MAGIC!r}: it was never written, or not by us")
     if version != WIRE_VERSION:
         raise ProtocolError(f"wire version {version} instead of {WIRE_VERSION}: the ranks run different releases")
-    if kind not in (Kind.DATA, Kind.ERROR) or flags:
+    if kind not in (Kind.DATA, Kind.ERROR) or flags & ~SEALED:
         raise ProtocolError(f"unknown kind {kind} or flags {flags:#x}")
-    return Agreement(kind, group_id, seq, world_size, op)
-
-
-def write_header(
-    slot: memoryview, total_nbytes: int, rank: int, num_frames: int, payload_checksum: int, agreement: bytes
-) -> None:
-    """Writes the header into the first 64 bytes of `slot`."""
-    slot[:HEADER_NBYTES] = pack_header(total_nbytes, rank, num_frames, payload_checksum, agreement)
+    return Agreement(kind, group_id, seq, world_size, op, flags)
 
 
 def pack_header(total_nbytes: int, rank: int, num_frames: int, payload_checksum: int, agreement: bytes) -> bytes:
@@ -264,7 +260,7 @@ class Failure:
         """
         if len(frames) != 3:
             raise ProtocolError(f"an ERROR slot with {len(frames)} frames instead of 3")
-        return cls(*(bytes(frame).decode(_TEXT_ENCODING, "replace") for frame in frames))
+        return cls(*(printable(bytes(frame).decode(_TEXT_ENCODING, "replace")) for frame in frames))
 
 
 def _encoded(text: str) -> bytes:

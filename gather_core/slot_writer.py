@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from gather_core.codec import Frames
 from gather_core.errors import SUMMARY_NBYTES, LimitError, shorten, summarize
 from gather_core.memory import align
+from gather_core.seal import SEAL_NBYTES
 from gather_core.slot import (
     HEADER_NBYTES,
+    SEALED,
     Failure,
     Kind,
     checksum_parts,
     pack_agreement,
+    pack_header,
     payload_nbytes,
     payload_parts,
-    write_header,
     write_payload,
 )
 from gather_core.small_slots import longest_small_frame, pack_small_slot
@@ -38,8 +40,10 @@ class Outgoing:
     """Of the slot, in bytes."""
     agreement: bytes
     failure: BaseException | None = None
-    parcels: Sequence[Frames] = ()
-    """For each rank, what travels to it by itself after round 1."""
+    seal: bytes = b""
+    """The end of a payload that is left to round 2."""
+    parcels: Sequence[Sequence[memoryview]] = ()
+    """For each rank, the parts of what travels to it by itself after round 1."""
 
 
 class SlotWriter:
@@ -51,6 +55,20 @@ class SlotWriter:
         self._terms = terms
         self._inline_up_to = terms.slot_nbytes if terms.overflow_is_error else terms.round_1_nbytes
         self._small_up_to = longest_small_frame(terms)
+        self._seal_nbytes = SEAL_NBYTES if terms.seal is not None else 0
+        self._flags = SEALED if terms.seal is not None else 0
+
+    def agreement(self, seq: int, op: int) -> bytes:
+        """What the slot of a healthy rank says of this operation."""
+        terms = self._terms
+        return pack_agreement(_DATA, terms.group_id, seq, terms.world_size, op, self._flags)
+
+    def fits(self, frames: Frames) -> bool:
+        """Whether round 1 carries these frames, and the limits allow it."""
+        nbytes = payload_nbytes(frames) + self._seal_nbytes
+        limits = self._terms.limits
+        is_short = HEADER_NBYTES + nbytes <= self._inline_up_to and nbytes <= limits.payload_nbytes
+        return is_short and len(frames) <= limits.num_frames
 
     def write(self, frames: Frames, seq: int, op: int) -> Outgoing:
         """Writes an object's frames, or only their header and checksum where they do not fit.
@@ -59,44 +77,63 @@ class SlotWriter:
             LimitError: They are larger than the limits allow.
         """
         terms = self._terms
-        agreement = pack_agreement(_DATA, terms.group_id, seq, terms.world_size, op)
+        agreement = self.agreement(seq, op)
         if len(frames) == 1 and len(frames[0]) <= self._small_up_to:
             packed = pack_small_slot(frames[0], self._rank, agreement)
             filled = len(packed)
             self._transport.slot(filled)[:filled] = packed
             return Outgoing(frames, filled - HEADER_NBYTES, filled, agreement)
-        nbytes = payload_nbytes(frames)
+        nbytes = payload_nbytes(frames) + self._seal_nbytes
         if nbytes > terms.limits.payload_nbytes:
             raise LimitError(f"{nbytes} bytes are above Limits.payload_nbytes={terms.limits.payload_nbytes}")
-        filled = HEADER_NBYTES + nbytes
-        covers_frames = nbytes < terms.covered_below_nbytes
-        if filled <= self._inline_up_to:
-            slot = self._transport.slot(filled)
-            payload = slot[HEADER_NBYTES:filled]
+        is_inline = HEADER_NBYTES + nbytes <= self._inline_up_to
+        filled = HEADER_NBYTES + (nbytes if is_inline else 0)
+        slot = self._transport.slot(filled)
+        parts = payload_parts(frames)
+        if is_inline:
+            payload = slot[HEADER_NBYTES : filled - self._seal_nbytes]
             write_payload(payload, frames)
-            checked = [payload if covers_frames else payload[: align(8 * len(frames))]]
-        else:
-            filled = HEADER_NBYTES
-            slot = self._transport.slot(filled)
-            parts = payload_parts(frames)
-            checked = parts if covers_frames else parts[:1]
-        write_header(slot, nbytes, self._rank, len(frames), checksum_parts(checked), agreement)
-        return Outgoing(frames, nbytes, filled, agreement)
+            if terms.seal is None:  # else peers, who may share the slot's memory, could change what is sealed
+                parts = [payload]
+        checked = parts
+        if nbytes >= terms.covered_below_nbytes:
+            checked = [parts[0][: align(8 * len(frames))]] if parts else []
+        seal = self._write_header(slot, nbytes, frames, parts, checked, agreement)
+        if is_inline:
+            slot[filled - len(seal) : filled] = seal
+            seal = b""
+        return Outgoing(frames, nbytes, filled, agreement, seal=seal)
 
     def write_failure(self, failure: Exception, phase: str, seq: int) -> Outgoing:
         """Writes an ERROR slot: `failure` as text, as much of it as the slot holds."""
         terms = self._terms
-        room = terms.slot_nbytes - HEADER_NBYTES
+        room = terms.slot_nbytes - HEADER_NBYTES - self._seal_nbytes
         summary = summarize(failure, min(room // 4, SUMMARY_NBYTES))
         frames = Failure(phase, summary, _format_traceback(failure, room // 16)).frames(room)
-        nbytes = payload_nbytes(frames)
+        nbytes = payload_nbytes(frames) + self._seal_nbytes
         filled = HEADER_NBYTES + nbytes
         slot = self._transport.slot(filled)
-        payload = slot[HEADER_NBYTES:filled]
-        write_payload(payload, frames)
-        agreement = pack_agreement(Kind.ERROR, terms.group_id, seq, terms.world_size, 0)
-        write_header(slot, nbytes, self._rank, len(frames), checksum_parts([payload]), agreement)
+        write_payload(slot[HEADER_NBYTES : filled - self._seal_nbytes], frames)
+        parts = payload_parts(frames)
+        agreement = pack_agreement(Kind.ERROR, terms.group_id, seq, terms.world_size, 0, self._flags)
+        seal = self._write_header(slot, nbytes, frames, parts, parts, agreement)
+        slot[filled - len(seal) : filled] = seal
         return Outgoing((), nbytes, filled, agreement, failure)
+
+    def _write_header(
+        self,
+        slot: memoryview,
+        nbytes: int,
+        frames: Frames,
+        parts: Sequence[memoryview],
+        checked: Sequence[memoryview],
+        agreement: bytes,
+    ) -> bytes:
+        """Writes the header; returns the seal of the payload that has these parts, empty where there are none."""
+        header = pack_header(nbytes, self._rank, len(frames), checksum_parts(checked), agreement)
+        slot[:HEADER_NBYTES] = header
+        seal = self._terms.seal
+        return b"" if seal is None else seal.block(header, parts)
 
 
 def _format_traceback(exc: BaseException, message_nbytes: int) -> str:

@@ -26,6 +26,8 @@ _PADDING = tuple(bytes(-count % ALIGNMENT) for count in range(ALIGNMENT))
 
 def longest_small_frame(terms: Terms) -> int:
     """How long a frame may be for its slot to be written and read here; negative where none is."""
+    if terms.seal is not None:
+        return -1
     limits = terms.limits
     payload_nbytes = min(terms.slot_nbytes - HEADER_NBYTES, limits.payload_nbytes, terms.covered_below_nbytes - 1)
     nbytes = min(payload_nbytes - _TABLE.size, limits.frame_nbytes, SMALL_UP_TO_NBYTES)

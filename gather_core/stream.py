@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
+from gather_core.call import Call, Manner, Timeout
 from gather_core.codec import Frames
 from gather_core.errors import GatherError, ProtocolError
+from gather_core.membership import Membership
+from gather_core.rounds import Received
 from gather_core.slot import payload_nbytes
 from gather_core.stream_chunks import Budget, Chunks, pack_chunk, unpack_chunk
 
 T = TypeVar("T")
-Received = Sequence[tuple[int, Sequence[memoryview]]]
 
 _GOES_ON, _ENDS = b"\0", b"\1"
 """The only frame of what the receiving rank sends."""
@@ -43,33 +45,6 @@ class StreamProgress:
         )
 
 
-class Rounds(Protocol):
-    """What a stream needs of the Gatherer."""
-
-    def exchange(
-        self,
-        frames: Callable[[Any], Frames],
-        admit: Callable[[Sequence[int]], Sequence[int]],
-        take: Callable[[Received], T],
-    ) -> T:
-        """(all ranks) Runs one round; what goes wrong in the functions concerns all ranks.
-
-        Args:
-            frames: Makes what this rank sends.
-            admit: Says whose payloads go in round 2.
-            take: Makes the result of what this rank has received, which is borrowed until the next round.
-        """
-
-    def encode(self, obj: object) -> Frames:
-        """From an item to its frames."""
-
-    def decode(self, rank: int, frames: Sequence[memoryview]) -> Any:
-        """From its frames to an item."""
-
-    def end(self) -> None:
-        """There will be no more rounds."""
-
-
 @dataclass(frozen=True)
 class Plan:
     """What the caller of this rank has asked for."""
@@ -85,10 +60,45 @@ class Plan:
     report: Callable[[StreamProgress], None] | None
 
 
+class StreamRounds:
+    """The rounds of one stream as operations of the Gatherer."""
+
+    def __init__(self, membership: Membership, plan: Plan, dst: int, timeout_s: Timeout, tag: str) -> None:
+        self._membership = membership
+        self._dst = dst
+        self._timeout_s = timeout_s
+        self._tag = tag
+        self._wanted: Sequence[int] = range(plan.world_size) if dst == plan.rank else (dst,)
+        self.encode = membership.rounds.encode
+        self.decode = membership.rounds.decode
+
+    def exchange(
+        self,
+        frames: Callable[[Any], Frames],
+        admit: Callable[[Sequence[int]], Sequence[int]],
+        take: Callable[[Received], T],
+    ) -> T:
+        """(all ranks) Runs one round; what goes wrong in the functions concerns all ranks.
+
+        Args:
+            frames: Makes what this rank sends.
+            admit: Says whose payloads go in round 2.
+            take: Makes the result of what this rank has received, which is borrowed until the next round.
+        """
+        manner = Manner(routed=True, form="frames", checked=frames, admit=admit, taken=take)
+        call = Call("iter_gather", self._dst, self._tag, self._timeout_s, True, self._wanted, manner)
+        result: T = self._membership.operate(call, None)
+        return result
+
+    def end(self) -> None:
+        """There will be no more rounds: other operations may run."""
+        self._membership.is_streaming = False
+
+
 class _Side:
     """What both sides have in common: what goes wrong on this rank reaches every rank in the next round."""
 
-    def __init__(self, rounds: Rounds, plan: Plan) -> None:
+    def __init__(self, rounds: StreamRounds, plan: Plan) -> None:
         self._rounds = rounds
         self._plan = plan
         self._progress = StreamProgress()
@@ -154,14 +164,14 @@ class GatherStream(_Side, Iterator[tuple[int, T]], Generic[T]):
     Ends by itself, by `close`, at the end of a `with` block, and when nobody refers to it any more, as after a `break`.
     """
 
-    def __init__(self, rounds: Rounds, plan: Plan) -> None:
+    def __init__(self, rounds: StreamRounds, plan: Plan) -> None:
         super().__init__(rounds, plan)
         self._arrived: deque[tuple[int, Sequence[memoryview]]] = deque()
         self._unfinished = set(range(plan.world_size))
         self._is_over = False
 
     @classmethod
-    def ended(cls, rounds: Rounds, plan: Plan) -> Self:
+    def ended(cls, rounds: StreamRounds, plan: Plan) -> Self:
         """What the other ranks get: a stream with nothing in it."""
         stream = cls(rounds, plan)
         stream._is_over = True

@@ -111,6 +111,7 @@ class Transport(ABC):
     name: ClassVar[str]
     """The registry key, lower case."""
     capabilities: ClassVar[Capabilities]
+    """What it can do and what it needs; the Gatherer asks for this, and never for the name."""
 
     check_interrupt: Callable[[], None] = staticmethod(_never)
     """Set by the Gatherer before `open`; waits call it at least every 0.25 s and let what it raises pass: another

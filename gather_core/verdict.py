@@ -16,6 +16,7 @@ from gather_core.errors import (
     format_ranks,
 )
 from gather_core.memory import UNBOUNDED
+from gather_core.seal import SEAL_NBYTES, Seal, header_bytes
 from gather_core.slot import (
     HEADER_NBYTES,
     Agreement,
@@ -48,6 +49,8 @@ class Terms:
     overflow_is_error: bool
     covered_below_nbytes: int = UNBOUNDED
     """The checksum of smaller payloads covers their frames too."""
+    seal: Seal | None = None
+    """Every payload ends with one."""
 
 
 @dataclass(slots=True)
@@ -84,6 +87,9 @@ def judge(slots: Sequence[memoryview], expected: bytes, terms: Terms) -> Verdict
             raise ProtocolError(f"slot of rank {rank}: {exc}") from None
         healthy = healthy and header.agreement == expected and header.rank == rank
         headers.append(header)
+    if terms.seal is not None:
+        for rank, header in enumerate(headers):
+            _check_seal(rank, slots[rank], header, terms.seal)
     if not healthy:
         _raise_differences(slots, headers, parse_agreement(expected), terms)
     sizes = [_checked_nbytes(rank, header, terms.limits) for rank, header in enumerate(headers)]
@@ -91,6 +97,16 @@ def judge(slots: Sequence[memoryview], expected: bytes, terms: Terms) -> Verdict
     if largest_nbytes <= terms.slot_nbytes:
         return Verdict(headers, largest_nbytes, None)
     return Verdict(headers, largest_nbytes, _round_2(sizes, largest_nbytes, terms))
+
+
+def _check_seal(rank: int, slot: memoryview, header: Header, seal: Seal) -> None:
+    """Checks what round 1 carried whole; what comes in round 2 is checked when it is there."""
+    end = HEADER_NBYTES + header.total_nbytes
+    if end <= len(slot):
+        try:
+            seal.open(header_bytes(header), slot[HEADER_NBYTES:end])
+        except ProtocolError as exc:
+            raise ProtocolError(f"slot of rank {rank}: {exc}") from None
 
 
 def _raise_differences(
@@ -119,6 +135,8 @@ def _check_place(rank: int, header: Header, expected: Agreement) -> Agreement:
         raise ProtocolError(f"slot of rank {rank}: {exc}") from None
     if found.group_id != expected.group_id or found.world_size != expected.world_size:
         raise DesyncError(f"the slot of rank {rank} belongs to another Gatherer or an earlier run")
+    if found.flags != expected.flags:
+        raise ProtocolError(f"the slot of rank {rank} is {'' if found.flags else 'not '}sealed")
     if found.seq != expected.seq:
         raise DesyncError(f"rank {rank} is at operation #{found.seq}, this rank at #{expected.seq}")
     if header.rank != rank:
@@ -145,7 +163,8 @@ def _read_failure(rank: int, slot: memoryview, header: Header, terms: Terms) -> 
         raise ProtocolError(f"slot of rank {rank}: an ERROR that is longer than its slot")
     limits = Limits()  # the slot bounds it already, and an error must get through the tightest limits of objects
     check_lengths(header, limits)
-    payload = slot[HEADER_NBYTES : HEADER_NBYTES + header.total_nbytes]
+    end = HEADER_NBYTES + header.total_nbytes - (SEAL_NBYTES if terms.seal is not None else 0)
+    payload = slot[HEADER_NBYTES:end]
     return Failure.from_frames(read_frames(payload, header, limits, frames_checked=True))
 
 

@@ -22,6 +22,7 @@ def slowest_rank_rounds(
     calls: Mapping[str, int],
     *,
     clock: Callable[[], float] = time.perf_counter,
+    after_round: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
     """(all ranks of the default group) Times each way in every round: ours, theirs, ours, ...
 
@@ -33,6 +34,7 @@ def slowest_rank_rounds(
         rounds: How many rounds are counted.
         calls: Calls behind one barrier, by name; the same on every rank.
         clock: Tells the time in seconds.
+        after_round: Called after each round, the first too, while nothing is timed.
 
     Returns:
         Seconds per call in every round, by name; the same on every rank.
@@ -43,6 +45,7 @@ def slowest_rank_rounds(
             elapsed_s = slowest_rank_s(way, calls[name], clock)
             if number:
                 times[name].append(elapsed_s / calls[name])
+        after_round()
     return times
 
 

@@ -4,22 +4,17 @@ With `--skewed` one rank has all but a few of the bytes; a transport that pads t
 """
 
 import argparse
-import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch.distributed as dist
 
 from gather_bench.local_ranks import run_local_ranks
+from gather_bench.resident import CLEAR_REFS, peak_nbytes, reset_peak
 from gather_core import Gatherer
 
 _MIB = 1 << 20
-_STATUS = Path("/proc/self/status")
-_CLEAR_REFS = Path("/proc/self/clear_refs")
-_RESET_PEAK = "5"
-"""What resets VmHWM when written to clear_refs: see proc_pid_clear_refs(5)."""
 _WORKING_NBYTES = 64 * _MIB
 _SMALL_NBYTES = 1024
 _SKEWED_FACTOR = 1.5
@@ -56,24 +51,11 @@ def _peaks_on_rank(world_size: int, nbytes: int, transport: str, skewed: bool) -
         array = skewed_array(gatherer.rank, world_size, nbytes) if skewed else np.full(nbytes // 8, 1, np.int64)
         gatherer.all_gather(0)  # connections and their buffers are not what is measured
         dist.barrier()
-        before = _reset_peak()
+        before = reset_peak()
         gathered = gatherer.all_gather(array)
-        peak = _status_nbytes("VmHWM") - before
+        peak = peak_nbytes() - before
         del gathered
         return gatherer.all_gather(peak)
-
-
-def _reset_peak() -> int:
-    """Returns the resident size from which the peak now starts, in bytes."""
-    _CLEAR_REFS.write_text(_RESET_PEAK)
-    return _status_nbytes("VmRSS")
-
-
-def _status_nbytes(field: str) -> int:
-    found = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    if found is None:
-        raise OSError(f"{_STATUS} has no {field}")
-    return int(found[1]) * 1024
 
 
 def main() -> None:
@@ -84,8 +66,8 @@ def main() -> None:
     parser.add_argument("--transport", default="gloo", help="transport spec; default gloo")
     parser.add_argument("--skewed", action="store_true", help="only the last rank has that much, the others 1 KiB")
     arguments = parser.parse_args()
-    if not _CLEAR_REFS.exists():
-        sys.exit(f"peak memory is measured through {_CLEAR_REFS}, which this system does not have")
+    if not CLEAR_REFS.exists():
+        sys.exit(f"peak memory is measured through {CLEAR_REFS}, which this system does not have")
     nbytes = arguments.mib * _MIB
     bound = bound_nbytes(arguments.world_size, nbytes, skewed=arguments.skewed)
     peaks = peaks_above_before(arguments.world_size, nbytes, arguments.transport, skewed=arguments.skewed)

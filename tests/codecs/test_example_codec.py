@@ -16,6 +16,7 @@ from gather_core.codec_border import CodecBorder
 from gather_core.exactness import difference
 from gather_core.testing import CodecContract
 from gather_core.testing.codec_frames import Landed, as_views
+from page_example import page_shows
 from thread_gatherers import on_gatherers
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -67,7 +68,7 @@ class TestSafetensorsCodec(CodecContract):
 
 def test_the_page_shows_the_example_as_it_is_and_it_is_short() -> None:
     example = EXAMPLE.read_text()
-    assert f"```python run\n{example}```\n" in (DOCS / "write-a-codec.md").read_text()
+    assert page_shows("write-a-codec.md", EXAMPLE.name)
     assert len(example.splitlines()) < 40
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import hostile
 from confined import Confined
 from gather_core.registry import get_codec
-from gather_core.slot import HEADER_NBYTES, Agreement, Kind, checksum_parts, payload_nbytes, write_header, write_payload
+from gather_core.slot import HEADER_NBYTES, Agreement, Kind, checksum_parts, pack_header, payload_nbytes, write_payload
 
 pytest_plugins = ["confined_fixture"]
 
@@ -120,7 +120,7 @@ def _slot(frames: list[bytes]) -> bytes:
     slot = memoryview(bytearray(HEADER_NBYTES + nbytes))
     write_payload(slot[HEADER_NBYTES:], frames)
     agreement = Agreement(Kind.DATA, 1, 2, 3, 4).pack()
-    write_header(slot, nbytes, 1, len(frames), checksum_parts([slot[HEADER_NBYTES:]]), agreement)
+    slot[:HEADER_NBYTES] = pack_header(nbytes, 1, len(frames), checksum_parts([slot[HEADER_NBYTES:]]), agreement)
     return bytes(slot)
 
 

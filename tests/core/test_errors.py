@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import gather_core.errors as errors
 from gather_core import (
     AbortedError,
+    Gatherer,
     GatherError,
     PeerLostError,
     RankFailedError,
@@ -23,7 +24,8 @@ from gather_core import (
     TransportTimeoutError,
     UnknownPluginError,
 )
-from gather_core.errors import format_ranks, shorten, summarize
+from gather_core.errors import format_ranks, printable, shorten, summarize
+from thread_gatherers import caught, on_gatherers
 
 SAMPLES: dict[str, GatherError] = {
     "RankFailedError": RankFailedError({2: "a", 0: "b"}),
@@ -119,3 +121,19 @@ def test_a_shortened_text_fits_and_holds_whole_characters_of_the_original(text: 
 def test_several_ranks_that_failed_alike_read_as_a_sentence() -> None:
     text = str(RemoteEncodeError(dict.fromkeys((0, 1), "SettingsError: timeout_s must be seconds")))
     assert text == "ranks 0-1 could not take part: SettingsError: timeout_s must be seconds"
+
+
+def test_texts_of_other_ranks_cannot_steer_a_terminal() -> None:
+    hostile = "a\x1b[2Jb\rc\0d\x7f\x9be\u202e\u2066"
+    assert printable(hostile) == r"a\x1b[2Jb\x0dc\x00d\x7f\x9be\u202e\u2066"
+    assert printable("lines\n\tstay, \u00e9 too") == "lines\n\tstay, \u00e9 too"
+
+
+def test_what_a_rank_raises_arrives_without_control_characters() -> None:
+    def body(gatherer: Gatherer) -> str:
+        def fail() -> None:
+            raise ValueError("\x1b]0;owned\x07")
+
+        return str(caught(lambda: gatherer.run(fail if gatherer.rank else int)))
+
+    assert all("\x1b" not in text and r"\x1b]0;owned\x07" in text for text in on_gatherers(2, body))

@@ -18,10 +18,10 @@ from gather_core.slot import (
     Kind,
     check_lengths,
     checksum_parts,
+    pack_header,
     payload_nbytes,
     read_frames,
     read_header,
-    write_header,
     write_payload,
 )
 
@@ -46,7 +46,7 @@ def _slot(
     view = memoryview(bytearray(HEADER_NBYTES) + payload)
     num_frames = len(lengths) if num_frames is None else num_frames
     checksum = checksum_parts([memoryview(payload)])
-    write_header(view, len(payload) if total is None else total, 0, num_frames, checksum, agreement)
+    view[:HEADER_NBYTES] = pack_header(len(payload) if total is None else total, 0, num_frames, checksum, agreement)
     return bytes(view)
 
 
@@ -72,7 +72,7 @@ IMPOSSIBLE = {
     "another magic": _slot([1], NIL, agreement=b"GTHR" + AGREEMENT[4:]),
     "another version": _slot([1], NIL, agreement=MAGIC + b"\x02" + AGREEMENT[5:]),
     "another kind": _slot([1], NIL, agreement=MAGIC + b"\x01\x03" + AGREEMENT[6:]),
-    "flags": _slot([1], NIL, agreement=AGREEMENT[:6] + b"\x01\0" + AGREEMENT[8:]),
+    "flags": _slot([1], NIL, agreement=AGREEMENT[:6] + b"\x02\0" + AGREEMENT[8:]),
     "nothing": b"",
     "less than a header": _slot([1], NIL)[:63],
     "zeros": bytes(4096),
@@ -126,7 +126,7 @@ def test_a_header_that_changes_while_it_is_verified_is_the_one_that_was_verified
 ) -> None:
     """A peer that shares the memory shows a wrong header first, then the one that fits the checksum, or the reverse."""
     right, wrong = (memoryview(bytearray(HEADER_NBYTES)) for _ in range(2))
-    write_header(right, 640, 1, 1, 5, AGREEMENT)
+    right[:HEADER_NBYTES] = pack_header(640, 1, 1, 5, AGREEMENT)
     wrong[:] = right
     wrong[16:20] = struct.pack("<I", 2)
     shared = memoryview(bytearray(wrong))

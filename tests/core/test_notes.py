@@ -136,7 +136,7 @@ def test_a_function_of_run_that_ends_by_an_interrupt_is_named_no_more() -> None:
         gatherer.all_gather(0)
         with pytest.raises(KeyboardInterrupt):
             gatherer.run(interrupted)
-        assert gatherer._notes.position == (1, "all_gather", "", "done")
+        assert gatherer._connection.notes.position == (1, "all_gather", "", "done")
 
 
 def test_ranks_that_had_no_time_to_answer_are_not_called_silent() -> None:

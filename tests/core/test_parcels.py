@@ -18,6 +18,7 @@ from gather_core import (
 )
 from gather_core.parcels import Manifest, announced, in_one_payload
 from gather_core.slot import payload_nbytes
+from gather_core.verdict import Terms
 from gather_transports.threads import ThreadsTransport
 from thread_gatherers import FixedSlots, FramesCodec, caught, on_gatherers
 
@@ -145,17 +146,22 @@ def test_a_parcel_above_the_limits_is_an_error_on_every_rank() -> None:
 PARCELS: list[Frames] = [[b"a"], [b"b" * 100, b""], [b"c"]]
 
 
-def as_views(frames: Frames) -> list[memoryview]:
-    return [memoryview(frame) for frame in frames]
+TERMS = Terms(1, 3, SLOT, Limits(), SLOT, overflow_is_error=False)
+ANNOUNCED, PARTS = announced(PARCELS, 0, bytes(32), TERMS)
+
+
+def manifest(frames: Frames) -> Manifest:
+    return Manifest([memoryview(frame) for frame in frames], bytes(32), 3, Limits())
 
 
 def test_a_manifest_tells_parcels_apart() -> None:
-    inside = Manifest(as_views(in_one_payload(PARCELS)), 3, Limits())
+    inside = manifest(in_one_payload(PARCELS))
     for rank, frames in enumerate(PARCELS):
         assert [bytes(frame) for frame in inside.frames_for(rank) or ()] == frames
     assert inside.nbytes_per_rank == [0, 0, 0]
-    outside = Manifest(as_views(announced(PARCELS, Limits(), 0)), 3, Limits())
+    outside = manifest(ANNOUNCED)
     assert outside.nbytes_per_rank == [payload_nbytes(frames) for frames in PARCELS]
+    assert [sum(map(len, parts)) for parts in PARTS] == outside.nbytes_per_rank
     assert [outside.frames_for(rank) for rank in range(3)] == [None] * 3
 
 
@@ -167,7 +173,7 @@ def test_a_manifest_tells_parcels_apart() -> None:
         (in_one_payload(PARCELS)[:-1], ProtocolError),
         ([*in_one_payload(PARCELS), b""], ProtocolError),
         (in_one_payload(PARCELS[:2]), ProtocolError),
-        ([*announced(PARCELS, Limits(), 0), b""], ProtocolError),
+        ([*ANNOUNCED, b""], ProtocolError),
         ([struct.pack("<9Q", 1, 64, 0, 1, 2**63, 0, 1, 64, 0)], LimitError),
         ([struct.pack("<9Q", 1, 64, 0, 1, 65, 0, 1, 64, 0)], ProtocolError),
         ([struct.pack("<9Q", 1, 64, 0, 2**40, 64, 0, 1, 64, 0)], LimitError),
@@ -176,4 +182,4 @@ def test_a_manifest_tells_parcels_apart() -> None:
 )
 def test_a_manifest_that_cannot_be_is_refused(frames: Frames, error: type[Exception]) -> None:
     with pytest.raises(error):
-        Manifest(as_views(frames), 3, Limits())
+        manifest(frames)

@@ -28,7 +28,7 @@ BAD_TABLES: list[tuple[str, str]] = [
     ("Codec = 'raw'", "unknown key Codec = 'raw'. Did you mean 'codec'?"),
     ("profile = {}", "unknown key profile = {}. Did you mean 'profiles'?"),
     ("profiles = 5", "profiles must be a table, not 5"),
-    ("zebra = 1", "unknown key zebra = 1. Known: codec, limits, "),
+    ("zebra = 1", "unknown key zebra = 1. Known: codec, key, limits, "),
     ("group = 1", "unknown key group = 1."),
     ("limits = {num_frame = 1}", "unknown key limits.num_frame = 1. Did you mean 'num_frames'?"),
     ("limits = {num_frames = 0}", "limits.num_frames must be an int of at least 1, not 0"),

@@ -18,11 +18,11 @@ from gather_core.slot import (
     check_lengths,
     checksum_parts,
     pack_agreement,
+    pack_header,
     payload_nbytes,
     payload_parts,
     read_frames,
     read_header,
-    write_header,
 )
 from gather_core.slot_writer import Outgoing, SlotWriter
 from gather_core.verdict import Terms, judge
@@ -112,7 +112,7 @@ STEPS: dict[str, tuple[Any, str, Any]] = {
     "half of the payload": (slot_writer, "write_payload", _write_half),
     "the agreement": (slot_writer, "pack_agreement", _stop),
     "the payload's checksum": (slot_writer, "checksum_parts", _stop),
-    "the header": (slot_writer, "write_header", _stop),
+    "the header": (slot_writer, "pack_header", _stop),
     "the header's checksum": (slot, "xxh3_64_intdigest", _stop),
     "a small slot": (slot_writer, "pack_small_slot", _stop),
 }
@@ -263,7 +263,7 @@ def test_chunks_above_4_gib_start_where_they_should() -> None:
 def test_headers_hold_lengths_of_64_bits() -> None:
     view = memoryview(bytearray(HEADER_NBYTES))
     for nbytes in (2**32 - 64, 2**32, 2**32 + 64, 2**63):
-        write_header(view, nbytes, 0, 1, 0, _agreement())
+        view[:HEADER_NBYTES] = pack_header(nbytes, 0, 1, 0, _agreement())
         assert read_header(view).total_nbytes == nbytes
 
 

@@ -15,9 +15,9 @@ from gather_core.slot import (
     Kind,
     checksum_parts,
     pack_agreement,
+    pack_header,
     payload_nbytes,
     read_frames,
-    write_header,
     write_payload,
 )
 from gather_core.small_slots import SMALL_UP_TO_NBYTES, longest_small_frame, pack_small_slot, read_small_slots
@@ -32,7 +32,7 @@ def step_by_step(frames: Sequence[bytes], rank: int, agreement: bytes = AGREEMEN
     nbytes = payload_nbytes(frames)
     slot = memoryview(bytearray(HEADER_NBYTES + nbytes))
     write_payload(slot[HEADER_NBYTES:], frames)
-    write_header(slot, nbytes, rank, len(frames), checksum_parts([slot[HEADER_NBYTES:]]), agreement)
+    slot[:HEADER_NBYTES] = pack_header(nbytes, rank, len(frames), checksum_parts([slot[HEADER_NBYTES:]]), agreement)
     return bytes(slot)
 
 
@@ -96,7 +96,7 @@ def test_forged_lengths_with_right_checksums_are_taken_only_where_step_by_step_t
     struct.pack_into("<Q", slot, HEADER_NBYTES, length)
     view = memoryview(slot)
     payload = view[HEADER_NBYTES : HEADER_NBYTES + min(total_nbytes, len(slot))]
-    write_header(view, total_nbytes, rank, num_frames, checksum_parts([payload]), AGREEMENT)
+    view[:HEADER_NBYTES] = pack_header(total_nbytes, rank, num_frames, checksum_parts([payload]), AGREEMENT)
     slots = [memoryview(pack_small_slot(b"", 0, AGREEMENT)), view.toreadonly()]
     found = read_small_slots(slots, AGREEMENT, SMALL_UP_TO_NBYTES)
     if found is not None:

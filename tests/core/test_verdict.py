@@ -25,8 +25,8 @@ from gather_core.slot import (
     Failure,
     Kind,
     checksum_parts,
+    pack_header,
     payload_nbytes,
-    write_header,
     write_payload,
 )
 from gather_core.verdict import Terms, Verdict, judge
@@ -52,12 +52,12 @@ def slot(
     """A slot with frames; with `claimed_nbytes`, a bare header of a payload that travels in round 2."""
     view = memoryview(bytearray(SLOT_NBYTES))
     if claimed_nbytes is not None:
-        write_header(view, claimed_nbytes, rank, 1, 0, agreement)
+        view[:HEADER_NBYTES] = pack_header(claimed_nbytes, rank, 1, 0, agreement)
         return view.toreadonly()
     nbytes = payload_nbytes(frames)
     write_payload(view[HEADER_NBYTES : HEADER_NBYTES + nbytes], frames)
     checksum = checksum_parts([view[HEADER_NBYTES : HEADER_NBYTES + nbytes]])
-    write_header(view, nbytes, rank, len(frames), checksum, agreement)
+    view[:HEADER_NBYTES] = pack_header(nbytes, rank, len(frames), checksum, agreement)
     return view.toreadonly()
 
 
@@ -227,7 +227,7 @@ def test_hostile_lengths_are_judged_without_allocating(
     total_nbytes: int, num_frames: int, kind: Kind, elastic: bool, overflow_is_error: bool
 ) -> None:
     hostile = memoryview(bytearray(SLOT_NBYTES))
-    write_header(hostile, total_nbytes, 0, num_frames, 0, block(2, kind))
+    hostile[:HEADER_NBYTES] = pack_header(total_nbytes, 0, num_frames, 0, block(2, kind))
     agreed = terms(2, elastic=elastic, overflow_is_error=overflow_is_error)
 
     def run() -> None:

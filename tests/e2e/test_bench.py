@@ -24,6 +24,7 @@ _BASELINE = "torch_all_gather_object"
 _PEERS = [_BASELINE, "all_gather_list", "raw_collective", "raw_copy"]
 _BENCH = ["-m", "gather_core", "bench"]
 _QUICK = ["--rounds", "2", "--calls", "2"]
+_FILES = ["--json", "out.json", "--html", "out.html", "--csv", "out.csv"]
 
 
 def _run(
@@ -59,8 +60,10 @@ def _check_measured(row: dict[str, Any], baseline: dict[str, Any]) -> None:
 def test_local_workers_measure_the_cross_product_and_say_why_a_way_was_not_measured(tmp_path: Path) -> None:
     ways = ["--codec", "pickle", "--codec", "raw", "--transport", "auto", "--transport", "threads"]
     payloads = ["--payload", "metrics", "--payload", "array:1KiB"]
-    done = _run([*_BENCH, "--ranks", "2", *ways, *payloads, *_QUICK, "--json", "out.json"], tmp_path)
+    done = _run([*_BENCH, "--ranks", "2", *ways, *payloads, *_QUICK, *_FILES], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "threads" in (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert "threads" in (tmp_path / "out.csv").read_text(encoding="utf-8")
     text = (tmp_path / "out.json").read_text()
     report = json.loads(text)
     rows = {(row["payload"], row["codec"] or row["way"], row["transport"]): row for row in report["rows"]}
@@ -78,8 +81,8 @@ def test_local_workers_measure_the_cross_product_and_say_why_a_way_was_not_measu
     assert "UNAVAILABLE pickle, threads; raw, threads" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
 
-    assert report["schema_version"] == 1
-    assert report["environment"]["world_size"] == 2
+    assert report["schema_version"] == 2
+    assert report["environment"]["world_sizes"] == [2]
     assert report["environment"]["hosts"] == 1
     assert report["options"]["rounds"] == 2
     assert platform.node() not in text
@@ -91,7 +94,7 @@ def test_under_torchrun_the_ranks_of_the_job_are_used_and_rank_0_alone_reports(t
     done = _run([*launch, *_BENCH, "--payload", "metrics", "--no-peers", *_QUICK, "--json", "out.json"], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "out.json").read_text())
-    assert report["environment"]["world_size"] == 2
+    assert report["environment"]["world_sizes"] == [2]
     assert [(row["codec"], row["status"]) for row in report["rows"]] == [
         ("pickle", "measured"),
         ("msgpack", "measured"),
@@ -324,18 +327,18 @@ def _wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def test_hanging_up_ends_the_workers_as_being_terminated_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gather_bench.bench import command
+    from gather_bench.bench import local_run
 
     handlers: dict[int, Any] = {}
     monkeypatch.setattr(signal, "signal", handlers.__setitem__)
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
-    command.end_workers_on_signals()
+    local_run.end_workers_on_signals()
     with pytest.raises(SystemExit) as exited:
         handlers[signal.SIGHUP](signal.SIGHUP, None)
     assert (exited.value.code, set(handlers)) == (129, {signal.SIGHUP, signal.SIGTERM})
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
     handlers.clear()
-    command.end_workers_on_signals()
+    local_run.end_workers_on_signals()
     assert not handlers, "nohup is undone"
 
 

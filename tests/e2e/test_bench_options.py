@@ -8,6 +8,12 @@ from typer.testing import CliRunner
 
 from gather_bench.bench.command import bench
 from gather_bench.bench.payloads import PayloadError, payload
+from gather_bench.demo import corpus
+from gather_bench.demo import payloads as demo_payloads
+from gather_bench.demo.evaluation import predict, recall_at_10
+from gather_bench.demo.training import Trainer
+from gather_core import Gatherer
+from gather_core.exactness import difference
 
 
 @pytest.mark.parametrize(
@@ -17,6 +23,8 @@ from gather_bench.bench.payloads import PayloadError, payload
         (["--transport", "gloo", "--transport", "glooo"], "Did you mean 'gloo'?"),
         (["--payload", "metrisc"], "Did you mean 'metrics'?"),
         (["--payload", "bytes:many"], "'many' is not a size"),
+        (["--payload", "skewed:1KiB"], "two sizes are needed"),
+        (["--payload", "skewed:1KiB,much"], "'much' is not a size"),
         (["--payload", "math:no_such"], "cannot be imported"),
         (["--payload", "math:pi"], "no function of the rank"),
         (["--json", "no_such_folder/out.json"], "its folder does not exist"),
@@ -38,7 +46,9 @@ def test_a_wrong_option_is_named_before_any_worker_starts(
     assert told in done.output
 
 
-@pytest.mark.parametrize("arguments", [["--ranks", "0"], ["--ranks", "100000"], ["--rounds", "0"], ["--calls", "0"]])
+@pytest.mark.parametrize(
+    "arguments", [["--ranks", "0"], ["--ranks", "100000"], ["--ranks", "2,x"], ["--rounds", "0"], ["--calls", "0"]]
+)
 def test_a_number_out_of_range_is_refused(arguments: list[str]) -> None:
     app = typer.Typer()
     app.command()(bench)
@@ -74,3 +84,22 @@ def test_half_a_job_is_told_from_none(variables: dict[str, str], told: str, monk
     done = CliRunner().invoke(app, [])
     assert done.exit_code == 2
     assert told in done.output
+
+
+def test_the_demos_payloads_are_what_its_own_training_and_evaluation_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [corpus.Pair(f"question {number}", f"the passage that answers {number}") for number in range(1100)]
+    monkeypatch.setattr(corpus, "collect_pairs", lambda: pairs)
+    demo_payloads._texts.cache_clear()
+    try:
+        train, held_out = demo_payloads._texts()
+        with Gatherer() as gatherer:
+            trainer = Trainer(train, gatherer, batch_size=32)
+            trainer._loss(list(range(32)))
+            recall_at_10(trainer.model, held_out, gatherer)
+        assert difference(trainer.last_gathered, payload("demo_step")(0)) is None
+        assert difference(trainer.last_gathered, payload("demo_step")(1)) is not None
+        own = payload("demo_predictions")(1)
+        assert own == predict(trainer.model, held_out, 1, 4)
+        assert (len(own), {len(found) for found in own}) == (250, {10})
+    finally:
+        demo_payloads._texts.cache_clear()

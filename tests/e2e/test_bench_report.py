@@ -16,7 +16,7 @@ from rich.console import Console
 from gather_bench.bench import cases
 from gather_bench.bench.options import Options
 from gather_bench.bench.publishing import publish
-from gather_bench.bench.results import Environment, Report, Row, Status, Timing
+from gather_bench.bench.results import Environment, Recommendation, Report, Row, Split, Status, Timing
 from gather_bench.bench.table import print_report
 
 _BASELINE = "torch_all_gather_object"
@@ -27,18 +27,44 @@ def test_the_spread_is_that_of_the_rounds() -> None:
     assert Timing.of([7.0]) == Timing(7.0, 7.0, 7.0, (7.0,))
 
 
+_ENVIRONMENT = Environment("0", "2.8", "3.11", "Linux", "A CPU", 2, (2, 4), 1, "gloo", "local", "2025-01-31")
+
+
 def _report(*rows: Row) -> Report:
-    return Report(Environment("0", "2.8", "3.11", "Linux", 2, 4, 1, "gloo"), Options(), rows)
+    return Report(_ENVIRONMENT, Options(), rows)
 
 
 def _row(status: Status, reason: str | None = None) -> Row:
-    return Row("payload", None, "gatherer", "raw", "auto", "gloo", status, reason)
+    return Row("payload", None, 2, 1, "gatherer", "raw", "auto", "gloo", status, reason)
+
+
+def test_a_report_comes_back_from_its_json_and_another_version_is_refused() -> None:
+    split = Split(0.1, None, 0.2, 0.3)
+    report = replace(
+        _report(replace(_SMALL_ROW, split=split), _row("refused", "it is a dict")),
+        recommendation=Recommendation("pickle", "auto", 16384, 1.0, "msgpack", 1.25),
+    )
+    text = report.to_json()
+    assert Report.from_json(text) == report
+    assert Report.from_json(text.replace('"rows"', '"of a later release": 1, "rows"')) == report
+    with pytest.raises(ValueError, match="schema_version is 1"):
+        Report.from_json(text.replace('"schema_version": 2', '"schema_version": 1'))
 
 
 _TIMING = Timing.of([0.00123, 0.00123, 0.00123])
 _LONG = Timing(4.8071, 4.5403, 5.9649, (4.8071,))
-_SMALL_ROW = Row("payload", 10, "gatherer", "pickle", "auto", "gloo", "measured", None, 123_456, 2, 3, _TIMING, 1.25)
-_LARGE_ROW = Row("large", 10, "gatherer", "pickle", "auto", "gloo", "measured", None, 67_108_890, 2, 3, _LONG, 0.0711)
+_SMALL_ROW = Row(
+    *("payload", 10, 2, 1, "gatherer", "pickle", "auto", "gloo", "measured"),
+    encoded_nbytes=123_456,
+    received_nbytes=246_912,
+    gather_rounds=2,
+    calls=3,
+    seconds=_TIMING,
+    times_faster=1.25,
+    split=Split(0.00012, None, 0.00034, 0.0056),
+    peak_nbytes=7_890_000,
+)
+_LARGE_ROW = replace(_SMALL_ROW, payload="large", encoded_nbytes=67_108_890, seconds=_LONG, times_faster=0.0711)
 _MIDDLE_ROW = replace(_LARGE_ROW, way=_BASELINE, codec=None, transport=None, seconds=_TIMING, times_faster=1.0)
 
 
@@ -49,6 +75,8 @@ def test_nothing_is_cut_off_at_any_width(width: int) -> None:
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert max(map(len, printed.splitlines())) <= width
     for part in ("pickle, auto (gloo)", "123,456", "1.23", "1.23 - 1.23", "1.25", "REFUSED raw, auto (gloo)"):
+        assert part in printed, part
+    for part in ("120 us", "340 us", "5.60 ms", "7.89 MB"):
         assert part in printed, part
     for part in ("67,108,890", "4,807", "4,540 - 5,965", "0.071"):
         assert part in printed, part
@@ -71,17 +99,18 @@ def test_the_exit_status_is_0_where_something_was_measured_and_all_came_out_righ
     rows: tuple[Row, ...], status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _report(*rows).is_sound == (status == 0)
-    assert publish(_report(*rows), None, print_report) == status
+    assert publish(_report(*rows), [], print_report) == status
     assert ("nothing was measured" in capsys.readouterr().err) == (_SMALL_ROW not in rows)
 
 
 def test_a_report_that_nobody_reads_is_written_all_the_same(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom gather_bench.bench.publishing import publish\n"
+        "import sys\nfrom pathlib import Path\nfrom gather_bench.bench.publishing import File, publish\n"
         "from gather_bench.bench.table import print_report\n"
         "from gather_bench.bench.options import Options\nfrom gather_bench.bench.results import Environment, Report\n"
-        "report = Report(Environment('0', '2', '3', 'x', 1, 1, 1, 'gloo'), Options(), ())\n"
-        "sys.exit(publish(report, Path('out.json'), print_report))"
+        "where = Environment('0', '2', '3', 'x', 'y', 1, (1,), 1, 'gloo', 'local', '2025-01-31')\n"
+        "report = Report(where, Options(), ())\n"
+        "sys.exit(publish(report, [File('--json', Path('out.json'), Report.to_json)], print_report))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     read, write = os.pipe()
@@ -118,4 +147,4 @@ def test_peers_say_which_backend_carries_them_where_a_job_has_several(
 
 
 def _row_of_peer(case: Any) -> Row:
-    return Row("payload", None, case.way, None, None, case.transport_used, "measured")
+    return Row("payload", None, 2, 1, case.way, None, None, case.transport_used, "measured")

@@ -186,7 +186,7 @@ def _slot(rank: int, frames: Sequence[bytes], *, kind: int = 1, seq: int = _SEQ,
     slots.write_payload(written[slots.HEADER_NBYTES :], frames)
     checksum = slots.checksum_parts([written[slots.HEADER_NBYTES :]])
     agreement = slots.pack_agreement(kind, _GROUP_ID, seq, of, 0 if kind == 2 else op)
-    slots.write_header(written, nbytes, rank, len(frames), checksum, agreement)
+    written[: slots.HEADER_NBYTES] = slots.pack_header(nbytes, rank, len(frames), checksum, agreement)
     return bytes(written)
 
 

@@ -53,11 +53,10 @@ def write(slot: Slot) -> tuple[bytes, bytes]:
     payload = bytearray(wire.payload_nbytes(slot.frames))
     wire.write_payload(memoryview(payload), slot.frames)
     checked = memoryview(payload)[: None if slot.frames_checked else align(8 * len(slot.frames))]
-    header = bytearray(wire.HEADER_NBYTES)
     agreement = wire.Agreement(slot.kind, slot.group_id, slot.seq, slot.world_size, slot.op).pack()
     checksum = wire.checksum_parts([checked])
-    wire.write_header(memoryview(header), len(payload), slot.rank, len(slot.frames), checksum, agreement)
-    return bytes(header), bytes(payload)
+    header = wire.pack_header(len(payload), slot.rank, len(slot.frames), checksum, agreement)
+    return header, bytes(payload)
 
 
 def vectors() -> dict[str, Any]:

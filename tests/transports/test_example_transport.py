@@ -16,7 +16,8 @@ import store_transport
 from fake_distribution import install
 from gather_core import Gatherer, Transport, TransportTimeoutError, register_transport, registry
 from gather_core.testing.transport_exchanges import ExchangeClauses
-from page_script import runnable_script
+from page_blocks import script_of
+from page_example import page_shows
 from rank_pool import RankPool
 from store_transport import StoreTransport
 
@@ -26,7 +27,7 @@ EXAMPLE = Path(store_transport.__file__)
 
 def test_the_page_shows_the_example_as_it_is_and_it_is_short() -> None:
     example = EXAMPLE.read_text()
-    assert f"```python run\n{example}```\n" in PAGE.read_text()
+    assert page_shows(PAGE.name, EXAMPLE.name)
     assert len(example.splitlines()) < 60
 
 
@@ -37,7 +38,7 @@ class TestRoutedStore(ExchangeClauses):
     def take_class(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry._transports, "registered", {})
         page: dict[str, Any] = {"__name__": "page"}
-        exec(runnable_script(PAGE.read_text()), page)
+        exec(script_of(PAGE), page)
         self.routed: Callable[[], Transport] = page["RoutedStore"]
 
     def make_transport(self) -> Transport:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from gather_core.deadline import Deadline
-from gather_core.errors import AbortedError, TransportError
+from gather_core.errors import AbortedError, TransportError, printable
 from gather_transports.mpi_waits import begin, complete, keep_for_ever
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Channel:
             text = bytearray(status.Get_count(MPI.BYTE))
             message.Recv(text)
             rank = status.Get_source()
-            raise AbortedError(f"rank {rank} aborted: {text.decode('utf-8', 'replace')}", rank)
+            raise AbortedError(f"rank {rank} aborted: {printable(text.decode('utf-8', 'replace'))}", rank)
 
     def _ended(self) -> TransportError:
         if self._aborted is not None:

@@ -14,6 +14,7 @@ There is nothing here that counts, so nothing that could wrap: a token is one ex
 import os
 from enum import IntEnum
 
+from gather_core.errors import printable
 from gather_core.memory import align
 from gather_transports.semaphores import (
     SEMAPHORE_NBYTES,
@@ -107,5 +108,5 @@ class ControlBlock:
             if try_wait(semaphore_at(self._memory, start)) != 0:
                 return None
             text = bytes(self._memory[start + _TEXT_AT : start + _LINE_NBYTES]).partition(b"\0")[0]
-            self._farewells[rank] = (Leave(self._memory[start + _KIND_AT]), text.decode("utf-8", "replace"))
+            self._farewells[rank] = (Leave(self._memory[start + _KIND_AT]), printable(text.decode("utf-8", "replace")))
         return self._farewells[rank]

@@ -10,8 +10,10 @@ from typing import Any
 import torch.distributed as dist
 
 from gather_bench.bench.agreement import agree
+from gather_bench.bench.mpi_ways import MPI_PEERS, mpi_problem
 from gather_bench.bench.options import Options
-from gather_bench.bench.peer_ways import PEERS, WITHOUT_COLLECTIVE
+from gather_bench.bench.peer_ways import PEERS
+from gather_bench.bench.results import WITHOUT_COLLECTIVE, StartedBy
 from gather_bench.bench.ways import GathererWay, ReadyWay
 from gather_bench.bench.wording import count
 from gather_core import Gatherer, GatherError, SetupError
@@ -35,13 +37,13 @@ class Case:
 
 
 @contextmanager
-def opened_cases(options: Options) -> Iterator[list[Case]]:
+def opened_cases(options: Options, started_by: StartedBy) -> Iterator[list[Case]]:
     """(all ranks) Opens a Gatherer for each pair of codec and transport, and closes them again."""
     with ExitStack() as stack:
         pairs = product(options.codecs, options.transports)
         cases = [_open(codec, transport, options.slot_nbytes, stack) for codec, transport in pairs]
         if options.peers:
-            cases += peer_cases()
+            cases += [*peer_cases(), *mpi_cases(started_by)]
         yield cases
 
 
@@ -60,6 +62,14 @@ def _open(codec: str, transport: str, slot_nbytes: int, stack: ExitStack) -> Cas
 def peer_cases() -> list[Case]:
     """(all ranks) What the Gatherers are compared with."""
     return [Case(name, make_ready, transport_used=_backend_of(name)) for name, make_ready in PEERS.items()]
+
+
+def mpi_cases(started_by: StartedBy) -> list[Case]:
+    """(all ranks) mpi4py's ways, where the launcher is one that starts jobs of MPI's; else they cannot be expected."""
+    if started_by not in ("mpiexec", "srun"):
+        return []
+    problem = agree(mpi_problem(dist.get_world_size()))
+    return [Case(name, None if problem else ready, unavailable=problem) for name, ready in MPI_PEERS.items()]
 
 
 def _backend_of(peer: str) -> str | None:

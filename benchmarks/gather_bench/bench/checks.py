@@ -1,7 +1,8 @@
 """What can be wrong with the options before any rank has started, on this machine alone."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from gather_bench.bench.options import Options
@@ -10,22 +11,20 @@ from gather_core import GatherError
 from gather_core.registry import AUTO, get_codec, get_transport
 
 
-def find_problem(options: Options, json: Path | None) -> str | None:
+def find_problem(options: Options, files: Mapping[str, Path]) -> str | None:
     """Says which option is wrong and what would be right, or returns None.
 
     Args:
         options: Specs and names are looked up, and so imported; nothing is opened.
-        json: Where the report is to be written, if anywhere.
+        files: Where something is to be written, by the option that says so.
     """
-    return next(_problems(options, json), None)
+    return next(chain(_problems(options), unwritable(files)), None)
 
 
-def _problems(options: Options, json: Path | None) -> Iterator[str]:
+def _problems(options: Options) -> Iterator[str]:
     yield from _refusals("--codec", options.codecs, get_codec)
     yield from _refusals("--transport", [spec for spec in options.transports if spec != AUTO], get_transport)
     yield from _refusals("--payload", options.payloads, payload)
-    if json is not None and (problem := _unwritable(json)):
-        yield f"--json {json}: {problem}"
 
 
 def _refusals(option: str, values: tuple[str, ...] | list[str], look_up: Callable[[str], object]) -> Iterator[str]:
@@ -34,6 +33,13 @@ def _refusals(option: str, values: tuple[str, ...] | list[str], look_up: Callabl
             look_up(value)
         except (GatherError, PayloadError) as exc:
             yield f"{option}: {exc}"
+
+
+def unwritable(files: Mapping[str, Path]) -> Iterator[str]:
+    """Says of each file that cannot be written why."""
+    for option, path in files.items():
+        if problem := _unwritable(path):
+            yield f"{option} {path}: {problem}"
 
 
 def _unwritable(path: Path) -> str | None:

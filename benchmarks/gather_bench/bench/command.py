@@ -1,96 +1,108 @@
-"""The command `gather bench`: from the command line to a run, and from its report to table, file and exit status."""
+"""The command `gather bench`: from the command line to a run, and from its report to table, files and exit status."""
 
-import logging
-import signal
-import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from gather_bench.bench import torchrun
+from gather_bench.bench import arguments
+from gather_bench.bench.launched_run import run_in_job
+from gather_bench.bench.launchers.find import find_job
+from gather_bench.bench.launchers.job import JobError
+from gather_bench.bench.local_run import run_locally
 from gather_bench.bench.only_codecs.results import CodecOptions
 from gather_bench.bench.only_codecs.run import run_only_codecs
-from gather_bench.bench.options import Options
-from gather_bench.bench.publishing import BY_SIGNAL, FAILED, REFUSED, publish
+from gather_bench.bench.options import QUICK, Options
+from gather_bench.bench.publishing import REFUSED
+from gather_bench.model.cluster import Cluster
+from gather_bench.model.options import ModelOptions
+from gather_bench.report.outputs import Outputs, UnreadableError, read_report
 
-if TYPE_CHECKING:
-    from gather_bench.bench.results import Report
-
-_DEFAULT_RANKS = 2
-_MAX_RANKS = 256
 _DEFAULTS = Options()
 _CODEC_DEFAULTS = CodecOptions()
-_RANKS_IN_JOB = "--ranks is for local workers: under torchrun the ranks are the job's, as --nproc-per-node says"
-
-
-_Ranks = Annotated[
-    int | None, typer.Option(min=1, max=_MAX_RANKS, help="Local workers; default 2. Not under torchrun.")
-]
-_Codecs = Annotated[
-    list[str] | None,
-    typer.Option(help="Codec spec; repeatable. Default: pickle, msgpack; with --only-codecs all built-in ones."),
-]
-_Transports = Annotated[list[str] | None, typer.Option(help="Transport spec; repeatable. Default: auto.")]
-_Payloads = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="metrics, dpr_step, predictions, tokens, dataframe, state_dict, images, config, bytes:SIZE, array:SIZE "
-        "(such as 64KiB), or module:function, called with the rank; repeatable. Default: metrics, dpr_step, "
-        "array:1MiB; with --only-codecs the first eight."
-    ),
-]
-_SlotNbytes = Annotated[int, typer.Option(min=1024, help="Slot size in bytes.")]
-_Rounds = Annotated[int, typer.Option(min=1, help="Counted rounds; one more warms up.")]
-_Calls = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Calls behind one barrier; default: what fills 30 ms, 2 to 50. With --only-codecs calls in a row; "
-        "default: what fills 20 ms, 1 to 5000.",
-    ),
-]
-_Peers = Annotated[bool, typer.Option(help="Also measure what gather-core replaces.")]
-_Json = Annotated[Path | None, typer.Option(help="Also write the report to this file.")]
-_OnlyCodecs = Annotated[
-    bool, typer.Option("--only-codecs", help="Measure encode and decode in this process: no ranks, no transport.")
-]
-_Markdown = Annotated[
-    Path | None,
-    typer.Option(help="With --only-codecs: also put the tables between the markers of this page."),
-]
+_CLUSTER = Cluster()
 
 
 def bench(
-    ranks: _Ranks = None,
-    codec: _Codecs = None,
-    transport: _Transports = None,
-    payload: _Payloads = None,
-    slot_nbytes: _SlotNbytes = _DEFAULTS.slot_nbytes,
-    rounds: _Rounds = _DEFAULTS.rounds,
-    calls: _Calls = None,
-    peers: _Peers = _DEFAULTS.peers,
-    json: _Json = None,
-    only_codecs: _OnlyCodecs = False,
-    markdown: _Markdown = None,
+    ranks: arguments.Ranks = None,
+    codec: arguments.Codecs = None,
+    transport: arguments.Transports = None,
+    payload: arguments.Payloads = None,
+    peers: arguments.Peers = _DEFAULTS.peers,
+    quick: arguments.Quick = False,
+    slot_nbytes: arguments.SlotNbytes = _DEFAULTS.slot_nbytes,
+    rounds: arguments.Rounds = None,
+    calls: arguments.Calls = None,
+    json: arguments.Json = None,
+    html: arguments.Html = None,
+    csv: arguments.Csv = None,
+    settings: arguments.Settings = None,
+    compare: arguments.Compare = None,
+    fail_on_slower: arguments.FailOnSlower = False,
+    saved: arguments.From = None,
+    model: arguments.Model = False,
+    model_ranks_per_host: arguments.RanksPerHost = _CLUSTER.ranks_per_host,
+    model_latency_us: arguments.LatencyUs = _CLUSTER.latency_us,
+    model_gbit_per_s: arguments.GbitPerS = _CLUSTER.gbit_per_s,
+    model_threads_per_core: arguments.ThreadsPerCore = None,
+    only_codecs: arguments.OnlyCodecs = False,
+    markdown: arguments.Markdown = None,
 ) -> None:
-    """Measure codecs and transports on local workers, or on the ranks of torchrun, beside what they replace."""
-    defaults = _CODEC_DEFAULTS if only_codecs else _DEFAULTS
+    """Measure codecs and transports on local workers or a launched job's ranks, beside what they replace."""
+    if quick and only_codecs:
+        raise typer.BadParameter("--quick is about ranks, and means nothing with --only-codecs")
+    defaults = _CODEC_DEFAULTS if only_codecs else QUICK if quick else _DEFAULTS
     options = Options(
         codecs=_distinct(codec, defaults.codecs),
         transports=_distinct(transport, () if only_codecs else _DEFAULTS.transports),
         payloads=_distinct(payload, defaults.payloads),
         slot_nbytes=slot_nbytes,
-        rounds=rounds,
+        rounds=rounds or defaults.rounds,
         calls=calls,
         peers=peers,
     )
-    status = _run_codecs(options, ranks, json, markdown) if only_codecs else _run(options, ranks, json, markdown)
+    outputs = Outputs(json, html, csv, settings, compare, fail_on_slower)
+    if model and only_codecs:
+        raise typer.BadParameter("--model is about ranks, and means nothing with --only-codecs")
+    if model:
+        cluster = Cluster(model_ranks_per_host, model_latency_us, model_gbit_per_s)
+        outputs = replace(
+            outputs, model=ModelOptions(cluster, threads_per_core=model_threads_per_core, markdown=markdown)
+        )
+    elif markdown is not None and not only_codecs:
+        raise typer.BadParameter("--markdown goes with --only-codecs or --model")
+    if saved:
+        is_measuring = bool(ranks or codec or transport or payload or quick or only_codecs)
+        status = _show_saved(saved, outputs, is_measuring=is_measuring)
+    elif only_codecs:
+        status = _run_codecs(options, ranks, outputs, markdown)
+    else:
+        status = _run(options, ranks, outputs)
     if status:
         raise typer.Exit(status)
 
 
-def _run_codecs(options: Options, ranks: int | None, json: Path | None, markdown: Path | None) -> int:
+def _show_saved(saved: Sequence[Path], outputs: Outputs, *, is_measuring: bool) -> int:
+    from gather_bench.bench.checks import unwritable
+
+    if is_measuring:
+        raise typer.BadParameter("--from takes what was measured already: leave out what says what to measure")
+    if len(saved) > 1 and outputs.model is None:
+        raise typer.BadParameter("several files of --from go with --model")
+    problem = next(unwritable(outputs.paths), None) or outputs.find_problem()
+    if problem is not None:
+        raise typer.BadParameter(problem)
+    try:
+        report, *further = map(read_report, saved)
+    except UnreadableError as exc:
+        raise typer.BadParameter(f"--from {exc}") from exc
+    if outputs.model is not None:
+        outputs = replace(outputs, model=replace(outputs.model, further=tuple(further)))
+    return outputs.publish(report)
+
+
+def _run_codecs(options: Options, ranks: str | None, outputs: Outputs, markdown: Path | None) -> int:
     given = {
         "--ranks": ranks is not None,
         "--transport": bool(options.transports),
@@ -98,96 +110,23 @@ def _run_codecs(options: Options, ranks: int | None, json: Path | None, markdown
     }
     if surplus := [option for option, is_given in given.items() if is_given]:
         raise typer.BadParameter(f"{surplus[0]} means nothing with --only-codecs, where no ranks exchange anything")
+    if outputs != Outputs(outputs.json):
+        raise typer.BadParameter("with --only-codecs a report is a file of --json or --markdown")
     return run_only_codecs(
-        CodecOptions(options.codecs, options.payloads, options.rounds, options.calls, options.peers), json, markdown
+        CodecOptions(options.codecs, options.payloads, options.rounds, options.calls, options.peers),
+        outputs.json,
+        markdown,
     )
 
 
-def _run(options: Options, ranks: int | None, json: Path | None, markdown: Path | None) -> int:
-    if markdown is not None:
-        raise typer.BadParameter("--markdown goes with --only-codecs")
-    return _run_in_job(options, ranks, json) if torchrun.is_job() else _run_locally(options, ranks, json)
+def _run(options: Options, ranks: str | None, outputs: Outputs) -> int:
+    try:
+        job = find_job()
+    except JobError as exc:
+        typer.echo(f"Error: {exc}", err=True)
+        raise typer.Exit(REFUSED) from exc
+    return run_in_job(job, options, ranks, outputs) if job else run_locally(options, ranks, outputs)
 
 
 def _distinct(given: list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given)) if given else default
-
-
-def _run_locally(options: Options, ranks: int | None, json: Path | None) -> int:
-    from gather_bench.bench.checks import find_problem
-
-    if problem := find_problem(options, json):
-        raise typer.BadParameter(problem)
-    end_workers_on_signals()
-    return _publish(_run_workers(options, ranks or _DEFAULT_RANKS), json)
-
-
-def _publish(report: "Report", json: Path | None) -> int:
-    from gather_bench.bench.table import print_report
-
-    return publish(report, json, print_report)
-
-
-def end_workers_on_signals() -> None:
-    """As an exception, which ends them; what is ignored, as SIGHUP under nohup, stays so."""
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _exit_by_signal)
-
-
-def _exit_by_signal(number: int, frame: object) -> NoReturn:
-    sys.exit(BY_SIGNAL + number)
-
-
-def _run_workers(options: Options, ranks: int) -> "Report":
-    from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
-
-    from gather_bench.bench.job import run_or_exit
-    from gather_bench.local_ranks import NoResultError, run_local_ranks
-
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it warns of each worker that it ends
-    try:
-        report: Report = run_local_ranks(ranks, run_or_exit, options)
-    except (ProcessExitedException, ProcessRaisedException, NoResultError) as exc:
-        _fail(f"a worker failed: {_last_line(exc)}", FAILED)
-    return report
-
-
-def _last_line(exc: Exception) -> str:
-    """Torch puts the traceback of the worker before it."""
-    return str(exc).strip().rpartition("\n")[2]
-
-
-def _run_in_job(options: Options, ranks: int | None, json: Path | None) -> int:
-    """(all ranks) What fails on one rank ends all of them with the same status; rank 0 alone says why."""
-    if problem := torchrun.find_problem():
-        _fail(problem, REFUSED)
-    try:
-        with torchrun.default_group():
-            return _run_in_group(options, ranks, json if torchrun.is_root() else None)
-    except torchrun.JobError as exc:
-        _fail(str(exc), FAILED)
-
-
-def _run_in_group(options: Options, ranks: int | None, json: Path | None) -> int:
-    """(all ranks) The first to exit would have the launcher kill rank 0, so the others wait for what it says."""
-    from gather_bench.bench.agreement import agree, largest
-    from gather_bench.bench.checks import find_problem
-    from gather_bench.bench.job import run_or_exit
-
-    status = 0
-    if problem := agree(_RANKS_IN_JOB if ranks is not None else find_problem(options, json)):
-        status = REFUSED
-        if torchrun.is_root():
-            typer.echo(f"Error: {problem}", err=True)
-    else:
-        report = run_or_exit(options)
-        if torchrun.is_root():
-            status = _publish(report, json)
-    return largest(status)
-
-
-def _fail(text: str, status: int) -> NoReturn:
-    typer.echo(f"Error: {text}", err=True)
-    raise typer.Exit(status)

@@ -22,3 +22,7 @@ class Options:
     calls: int | None = None
     """Calls behind one barrier; None: as many as fill a round of some 30 ms, 2 to 50."""
     peers: bool = True
+
+
+QUICK = Options(payloads=("metrics", "dpr_step", "array:256KiB"), rounds=5)
+"""What ends in under a minute on two cores, start of the workers included."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gather_bench.bench.workloads import WORKLOADS
+from gather_bench.demo.payloads import DEMO_PAYLOADS
 from gather_core.nearest import did_you_mean
 
 Payload = Callable[[int], Any]
@@ -26,17 +27,20 @@ def payload(name: str) -> Payload:
     """Returns what makes a payload.
 
     Args:
-        name: One of `WORKLOADS`, `bytes:SIZE` or `array:SIZE` with a size such as 65536 or 64KiB, or
+        name: One of `WORKLOADS` and `DEMO_PAYLOADS`, `bytes:SIZE` or `array:SIZE` with a size such as 65536 or 64KiB,
+            `skewed:SIZE,SIZE` for bytes of the first size on rank 0 and of the second on all others, or
             `module:function` for a function of the rank; modules are looked for in the current folder too.
 
     Raises:
         PayloadError: There is none of that name.
     """
-    if name in WORKLOADS:
-        return WORKLOADS[name]
+    if name in _NAMED:
+        return _NAMED[name]
     kind, colon, rest = name.partition(":")
     if colon and kind in _SIZED:
         return _SIZED[kind](_nbytes(name, rest))
+    if colon and kind == _SKEWED:
+        return _skewed(name, rest)
     if colon:
         return _imported(name, kind, rest)
     raise PayloadError(f"no payload is named {name!r}.{_hint(name)} Known: {', '.join(_known())}")
@@ -60,15 +64,28 @@ def _array_of(nbytes: int) -> Payload:
     return make
 
 
+_NAMED = WORKLOADS | DEMO_PAYLOADS
 _SIZED: dict[str, Callable[[int], Payload]] = {"bytes": _bytes_of, "array": _array_of}
+_SKEWED = "skewed"
+
+
+def _skewed(name: str, sizes: str) -> Payload:
+    """Bytes of one size on rank 0 and of another on all others."""
+    first, comma, others = sizes.partition(",")
+    if not comma:
+        raise PayloadError(
+            f"payload {name!r}: two sizes are needed, rank 0's and that of the others: skewed:64MiB,1KiB"
+        )
+    of_first, of_others = (_bytes_of(_nbytes(name, size)) for size in (first, others))
+    return lambda rank: of_others(rank) if rank else of_first(rank)
 
 
 def _known() -> list[str]:
-    return [*WORKLOADS, *(f"{kind}:SIZE" for kind in _SIZED), "module:function"]
+    return [*_NAMED, *(f"{kind}:SIZE" for kind in _SIZED), f"{_SKEWED}:SIZE,SIZE", "module:function"]
 
 
 def _hint(name: str) -> str:
-    return did_you_mean(name, [*WORKLOADS, *_SIZED])
+    return did_you_mean(name, [*_NAMED, *_SIZED, _SKEWED])
 
 
 def _nbytes(name: str, size: str) -> int:

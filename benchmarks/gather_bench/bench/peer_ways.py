@@ -94,9 +94,6 @@ PEERS: Mapping[str, Callable[[Any], ReadyWay]] = {
 }
 """Name -> what makes it ready for an object, on one rank alone; the first call is collective and not timed."""
 
-WITHOUT_COLLECTIVE = frozenset({"raw_copy"})
-"""Peers that use no backend while the clock runs."""
-
 _all_gather: Callable[[torch.Tensor, torch.Tensor], object] = getattr(
     dist, "all_gather_single", dist.all_gather_into_tensor
 )

@@ -2,9 +2,10 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import typer
 
@@ -37,9 +38,19 @@ class AnyReport(Protocol):
 R = TypeVar("R", bound=AnyReport)
 
 
-def publish(report: R, json: Path | None, print_report: "Callable[[Console, R], None]") -> int:
-    """Writes the report, then prints it, so that it is kept where nobody reads to the end; returns the exit status."""
-    problem = _write(report, json) if json is not None else None
+@dataclass(frozen=True)
+class File(Generic[R]):
+    """A file that the user has asked for."""
+
+    option: str
+    """That names it."""
+    path: Path
+    to_text: Callable[[R], str]
+
+
+def publish(report: R, files: Sequence[File[R]], print_report: "Callable[[Console, R], None]") -> int:
+    """Writes the files, then prints, so that they are kept where nobody reads to the end; returns the exit status."""
+    problem = next(filter(None, [_write(report, file) for file in files]), None)
     is_read = _print(report, print_report)
     if problem is None and not report.has_measured:
         problem = "nothing was measured"
@@ -50,11 +61,11 @@ def publish(report: R, json: Path | None, print_report: "Callable[[Console, R], 
     return 0 if report.is_sound and problem is None else FAILED
 
 
-def _write(report: AnyReport, json: Path) -> str | None:
+def _write(report: R, file: File[R]) -> str | None:
     try:
-        json.write_text(report.to_json(), encoding="utf-8")
+        file.path.write_text(file.to_text(report), encoding="utf-8", errors="xmlcharrefreplace")
     except OSError as exc:
-        return f"--json {json}: {exc.strerror}"
+        return f"{file.option} {file.path}: {exc.strerror}"
     return None
 
 

@@ -11,8 +11,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from gather_bench.bench.results import BASELINE, Report, Row
-from gather_bench.bench.wording import count
+from gather_bench.bench.details import details_list, details_table
+from gather_bench.bench.recommendation import reasons
+from gather_bench.bench.results import BASELINE, Recommendation, Report, Row
+from gather_bench.bench.wording import count, listing
 
 _UNBOUNDED = 10_000
 """Columns, for measuring: what is measured in fewer is measured as cut off."""
@@ -22,30 +24,46 @@ _UNITS = ((1e-6, "us"), (1e-3, "ms"), (1.0, "s"))
 def print_report(console: Console, report: Report) -> None:
     """Prints where, then a table per payload, and what was not measured and why."""
     console.print(_headline(report), highlight=False)
-    for _, rows in groupby(report.rows, attrgetter("payload")):
-        _print_payload(console, list(rows))
+    for _, rows in groupby(report.rows, attrgetter("world_size", "payload")):
+        _print_payload(console, list(rows), has_several_sizes=len(report.environment.world_sizes) > 1)
     _print_reasons(console, [row for row in report.rows if row.status == "unavailable"])
     console.print()
     console.print("encoded: bytes per rank; rounds: exchanges per call", highlight=False, style="dim")
     if any(row.times_faster is not None for row in report.rows):
         console.print(f"x: the median of {BASELINE} over that of the row", highlight=False, style="dim")
+    console.print("of which: mean of the ranks; wait: for the last rank to come", highlight=False, style="dim")
+    if report.recommendation is not None:
+        _print_recommendation(console, report.recommendation)
+
+
+def _print_recommendation(console: Console, found: Recommendation) -> None:
+    console.print()
+    settings = f"codec {found.codec!r}, transport {found.transport!r}, slot_nbytes {found.slot_nbytes:,}"
+    console.print(Text.assemble(("Recommended: ", "bold"), settings))
+    for reason in reasons(found):
+        console.print(Text(reason))
 
 
 def _headline(report: Report) -> str:
     where = report.environment
+    ranks = "1 rank" if where.world_sizes == (1,) else f"{listing(where.world_sizes)} ranks"
     return (
-        f"{count(where.world_size, 'rank')}, {count(where.hosts, 'host')}, {count(where.cpu_count, 'CPU')}, "
-        f"torch {where.torch}, Python {where.python}, slots of {report.options.slot_nbytes:,} B\n"
-        f"time per call on the slowest rank; interleaved, {count(report.options.rounds, 'round')}"
+        f"{ranks}, {count(where.hosts, 'host')}, {count(where.cpu_count, 'CPU')}, "
+        f"torch {where.torch}, Python {where.python}\n"
+        f"time per call on the slowest rank; interleaved, {count(report.options.rounds, 'round')}; "
+        f"slots of {report.options.slot_nbytes:,} B"
     )
 
 
-def _print_payload(console: Console, rows: Sequence[Row]) -> None:
+def _print_payload(console: Console, rows: Sequence[Row], *, has_several_sizes: bool) -> None:
     console.print()
-    console.print(_title(rows[0]), style="bold", highlight=False, markup=False)
+    console.print(_title(rows[0], has_several_sizes), style="bold", highlight=False, markup=False)
     if measured := [row for row in rows if row.seconds is not None]:
         table = _table(measured)
         console.print(table if _fits(console, table) else _list(measured))
+        console.print()
+        details = details_table(measured)
+        console.print(details if _fits(console, details) else details_list(measured))
     _print_reasons(console, [row for row in rows if row.status not in ("measured", "unavailable")])
 
 
@@ -59,10 +77,10 @@ def _print_reasons(console: Console, rows: Sequence[Row]) -> None:
         console.print(Text.assemble((status.upper(), style), f" {'; '.join(labels)}: {reason}"))
 
 
-def _title(row: Row) -> str:
-    if row.payload_nbytes is None:
-        return row.payload
-    return f"{row.payload}: {row.payload_nbytes:,} bytes per rank as a plain pickle"
+def _title(row: Row, has_several_sizes: bool) -> str:
+    where = f", {count(row.world_size, 'rank')}" if has_several_sizes else ""
+    size = "" if row.payload_nbytes is None else f": {row.payload_nbytes:,} bytes per rank as a plain pickle"
+    return f"{row.payload}{where}{size}"
 
 
 def _table(rows: Sequence[Row]) -> Table:

@@ -5,6 +5,7 @@ from typing import Any
 
 from gather_core import DecodeOptions, Gatherer
 from gather_core.codec_border import CodecBorder
+from gather_core.slot import HEADER_NBYTES, payload_nbytes
 
 
 class ReadyWay(ABC):
@@ -12,6 +13,8 @@ class ReadyWay(ABC):
 
     encoded_nbytes: int
     """What this rank hands to the transport or collective per call."""
+    fitting_slot_nbytes: int | None = None
+    """The least slot in which this rank's payload fits; None for what has no slots."""
 
     @abstractmethod
     def __call__(self) -> Any:
@@ -38,14 +41,15 @@ class GathererWay(ReadyWay):
     def __init__(self, gatherer: Gatherer, obj: Any) -> None:
         frames = CodecBorder(gatherer.codec, DecodeOptions()).encode(obj)
         self.encoded_nbytes = sum(map(len, frames))
-        self._gatherer = gatherer
+        self.fitting_slot_nbytes = HEADER_NBYTES + payload_nbytes(frames)
+        self.gatherer = gatherer
         self._obj = obj
         self._second_rounds_before = gatherer.stats.second_rounds
 
     def __call__(self) -> Any:
         """Encodes, gathers, decodes."""
-        return self._gatherer.all_gather(self._obj)
+        return self.gatherer.all_gather(self._obj)
 
     def gather_rounds(self) -> int:
         """2 where any rank's payload went in a second round."""
-        return 1 + (self._gatherer.stats.second_rounds > self._second_rounds_before)
+        return 1 + (self.gatherer.stats.second_rounds > self._second_rounds_before)

@@ -13,18 +13,24 @@ from gather_core import Gatherer, interleave
 _TOP = 10
 
 
-@torch.no_grad()
 def recall_at_10(model: Retriever, held_out: Texts, gatherer: Gatherer) -> float | None:
     """(all ranks) Every worker ranks the passages for its share of the questions, rank 0 gathers and scores them.
 
     Returns:
         On rank 0, the share of questions whose own passage is among their first ten; None elsewhere.
     """
-    share = slice(gatherer.rank, None, gatherer.world_size)
-    questions, passages = model(held_out.questions[share], held_out.passages)
-    predictions: list[list[int]] = (questions @ passages.T).topk(_TOP).indices.tolist()
+    predictions = predict(model, held_out, gatherer.rank, gatherer.world_size)
     parts = gatherer.gather(predictions, dst=0, tag="predictions")
     return None if parts is None else _recall(interleave(parts, total=len(held_out)))
+
+
+@torch.no_grad()
+def predict(model: Retriever, held_out: Texts, rank: int, world_size: int) -> list[list[int]]:
+    """Returns, for each question of a worker's share, the numbers of the first ten passages."""
+    share = slice(rank, None, world_size)
+    questions, passages = model(held_out.questions[share], held_out.passages)
+    found: list[list[int]] = (questions @ passages.T).topk(_TOP).indices.tolist()
+    return found
 
 
 def _recall(predictions: Sequence[Sequence[int]]) -> float:

@@ -82,7 +82,7 @@ class Trainer:
     def _loss(self, batch: Sequence[int]) -> Tensor:
         rank, size = self._gatherer.rank, self._batch_size
         questions, passages = self._embed(batch[rank * size : (rank + 1) * size])
-        self.last_gathered = [questions.detach(), passages.detach(), list(range(size))]
+        self.last_gathered = part_of(questions, passages)
         parts = self._gatherer.all_gather(self.last_gathered, tag="step")
         positives = _positives(parts)
         parts[rank] = [questions, passages]  # the same numbers, but in the graph
@@ -95,6 +95,11 @@ class Trainer:
         passages = [self._texts.passages[number] for number in batch]
         vectors: tuple[Tensor, Tensor] = self.model(questions, passages)
         return vectors
+
+
+def part_of(questions: Tensor, passages: Tensor) -> list[Any]:
+    """What a worker puts in: vectors of questions and passages without their graph, and which of the latter answers."""
+    return [questions.detach(), passages.detach(), list(range(len(questions)))]
 
 
 def _positives(parts: Sequence[Sequence[Any]]) -> Tensor:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import typer
 
-from gather_bench.bench.only_codecs.results import CodecOptions
-from gather_bench.bench.publishing import FAILED, publish
+from gather_bench.bench.only_codecs.results import CodecOptions, CodecReport
+from gather_bench.bench.publishing import FAILED, File, publish
 
 
 def run_only_codecs(options: CodecOptions, json: Path | None, markdown: Path | None) -> int:
@@ -26,7 +26,8 @@ def run_only_codecs(options: CodecOptions, json: Path | None, markdown: Path | N
     if problem := _find_problem(options, json, markdown):
         raise typer.BadParameter(problem)
     report = measure_codecs(options, _tell)
-    status = publish(report, json, print_codecs)
+    files = [File("--json", json, CodecReport.to_json)] if json is not None else []
+    status = publish(report, files, print_codecs)
     if markdown is not None and report.has_measured:
         from gather_bench.bench.only_codecs.markdown import put_into
 
@@ -45,7 +46,7 @@ def _find_problem(options: CodecOptions, json: Path | None, markdown: Path | Non
     from gather_bench.bench.options import Options
 
     checked = Options(codecs=options.codecs, transports=(), payloads=options.payloads)
-    if problem := find_problem(checked, json):
+    if problem := find_problem(checked, {} if json is None else {"--json": json}):
         return problem
     if markdown is not None and (problem := page_problem(markdown)):
         return f"--markdown {markdown}: {problem}"

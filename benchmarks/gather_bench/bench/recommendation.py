@@ -1,0 +1,117 @@
+"""What a job with the measured payloads should use, and the settings file that says so."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import geometric_mean
+
+from gather_bench.bench.results import Recommendation, Report, Row
+from gather_bench.bench.wording import count, listing
+from gather_core.codec import Trust
+from gather_core.registry import get_codec
+
+MUCH_SLOWER = 1.5
+"""A codec that builds data only is named beside the recommended one, unless it takes more times as long than this."""
+LARGEST_SLOT_NBYTES = 64 * 1024
+"""Slots are made no larger than this: a transport may send them whole, also where there is little in them."""
+
+_Pair = tuple[str, str]
+_Workload = tuple[str, int]
+
+
+def with_recommendation(report: Report) -> Report:
+    """Returns the report with what follows from all its rows."""
+    return replace(report, recommendation=recommend(report.rows, report.options.slot_nbytes))
+
+
+def recommend(rows: Sequence[Row], slot_nbytes: int) -> Recommendation | None:
+    """Compares the Gatherers over all payloads and world sizes, each of which counts alike.
+
+    Args:
+        rows: Of one report.
+        slot_nbytes: With what slots they were measured.
+
+    Returns:
+        The pair of codec and transport with the least geometric mean of its slowdowns, of those that carried every
+        payload that any did; None where none did.
+    """
+    medians = _medians(rows)
+    workloads = {workload for measured in medians.values() for workload in measured}
+    best = {
+        workload: min(measured[workload] for measured in medians.values() if workload in measured)
+        for workload in workloads
+    }
+    slowdowns = {
+        pair: geometric_mean(measured[workload] / best[workload] for workload in workloads)
+        for pair, measured in medians.items()
+        if measured.keys() == workloads
+    }
+    if not slowdowns:
+        return None
+    codec, transport = pair = min(slowdowns, key=slowdowns.__getitem__)
+    found = Recommendation(codec, transport, _fitting_slot(rows, pair, slot_nbytes), slowdowns[pair])
+    data = [codec for codec, other in slowdowns if other == transport and _is_data(codec)]
+    if _is_data(codec) or not data:
+        return found
+    data_codec = min(data, key=lambda codec: slowdowns[codec, transport])
+    if slowdowns[data_codec, transport] > MUCH_SLOWER * slowdowns[pair]:
+        return found
+    return replace(found, data_codec=data_codec, data_slowdown=slowdowns[data_codec, transport])
+
+
+def _medians(rows: Sequence[Row]) -> Mapping[_Pair, Mapping[_Workload, float]]:
+    medians: dict[_Pair, dict[_Workload, float]] = {}
+    for row in rows:
+        if row.codec is not None and row.transport is not None and row.seconds is not None:
+            medians.setdefault((row.codec, row.transport), {})[row.payload, row.world_size] = row.seconds.median
+    return medians
+
+
+def _is_data(codec: str) -> bool:
+    return get_codec(codec).trust is Trust.DATA
+
+
+def _fitting_slot(rows: Sequence[Row], pair: _Pair, slot_nbytes: int) -> int:
+    """Enough for every payload that has needed a second exchange for want of a slot of reasonable size."""
+    needed = [
+        row.fitting_slot_nbytes
+        for row in rows
+        if (row.codec, row.transport) == pair and row.gather_rounds == 2 and row.fitting_slot_nbytes is not None
+    ]
+    return max([slot_nbytes, *(nbytes for nbytes in needed if nbytes <= LARGEST_SLOT_NBYTES)])
+
+
+def reasons(found: Recommendation) -> list[str]:
+    """Says in lines why, and what there is besides."""
+    if found.slowdown == 1:
+        lines = [f"{found.codec} over {found.transport} was the fastest of the Gatherers everywhere"]
+    else:
+        lines = [f"{found.codec} over {found.transport} takes {found.slowdown:.2f} x the fastest, over all payloads"]
+    if found.data_codec is not None:
+        lines.append(f"{found.data_codec}, with which decoding runs no code, takes {found.data_slowdown:.2f} x")
+    return lines
+
+
+def to_settings(report: Report) -> str:
+    """Writes the recommendation as TOML for `Gatherer.from_settings`; without one, comments alone."""
+    found, where = report.recommendation, report.environment
+    sizes = "1 rank" if where.world_sizes == (1,) else f"{listing(where.world_sizes)} ranks"
+    comments = [
+        f"gather bench {where.gather_core} on {where.date}: {sizes}, {count(where.hosts, 'host')}, {where.cpu_model}",
+        f"payloads: {', '.join(report.options.payloads)}",
+        *(reasons(found) if found else ["no codec and transport carried every payload"]),
+    ]
+    lines = [f"# {_printable(comment)}" for comment in comments]
+    if found:
+        lines += [
+            "[gather]",
+            f"codec = {json.dumps(found.codec)}",
+            f"transport = {json.dumps(found.transport)}",
+            f"slot_nbytes = {found.slot_nbytes}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _printable(text: str) -> str:
+    """TOML allows no line ends nor control characters in a comment."""
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -1,0 +1,1 @@
+"""Drawings of measurements, as SVG to stand in a page; style.css has their colours."""

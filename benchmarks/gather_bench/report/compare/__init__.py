@@ -1,0 +1,1 @@
+"""What has changed between two reports, and what of it is beyond noise."""

@@ -1,0 +1,47 @@
+"""A comparison in words, for the terminal and the page alike."""
+
+from collections.abc import Iterator
+
+from gather_bench.bench.wording import count, listing
+from gather_bench.report.compare.changes import Change, Comparison
+
+
+def change_text(change: Change) -> str:
+    """Says "+21 %" for what takes 1.21 times as long, relative to the references."""
+    return "-" if change.factor is None else f"{100 * (change.factor - 1):+.0f} %"
+
+
+def margin_text(change: Change) -> str:
+    """Says from which change on it would be beyond noise."""
+    return "-" if change.margin is None else f"{100 * (change.margin - 1):.0f} %"
+
+
+def label(change: Change) -> str:
+    """Names the way; also the old one where `auto` chose another."""
+    now, then = change.new.label, change.old.label
+    return now if now == then else f"{now}, was {then}"
+
+
+def conclusion(comparison: Comparison) -> str:
+    """Says in one line what is beyond noise."""
+    judged = [change for change in comparison.changes if change.verdict != "not judged"]
+    if not comparison.changes:
+        return "The two reports have no measured row in common."
+    if not judged:
+        return "Nothing is judged: that takes peers, and 5 rounds or more, in both reports."
+    changed = comparison.beyond_noise
+    if not changed:
+        return f"Nothing has changed beyond noise, in {count(len(judged), 'row')}."
+    slower = sum(change.verdict == "slower" for change in changed)
+    return f"Beyond noise, of {count(len(judged), 'row')}: {slower} slower, {len(changed) - slower} faster."
+
+
+def remarks(comparison: Comparison) -> Iterator[str]:
+    """Says what must be known to believe it."""
+    if comparison.references:
+        yield f"change: of the time relative to {listing(comparison.references)} in the same rounds"
+        yield "noise: what the change must reach to be shown"
+    for each in comparison.differences:
+        yield f"the runs differ in {each.name}: {each.old} then, {each.new} now"
+    for row in comparison.lost:
+        yield f"not measured any more: {row.label}, {row.payload}, {count(row.world_size, 'rank')}: {row.reason}"

@@ -1,0 +1,46 @@
+"""The rows of a report as sections need them: those that were measured, in groups, with labels."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gather_bench.bench.results import Report, Row, Timing
+from gather_bench.bench.wording import count
+
+K = TypeVar("K")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row that was measured, so that what it was measured as needs no second look."""
+
+    row: Row
+    seconds: Timing
+
+
+def measured(report: Report) -> list[Measured]:
+    """In the order of the report."""
+    return [Measured(row, row.seconds) for row in report.rows if row.seconds is not None]
+
+
+def is_ours(row: Row) -> bool:
+    """Whether a Gatherer has done it, and no peer."""
+    return row.codec is not None
+
+
+def grouped(pairs: Iterable[tuple[K, Measured]]) -> Mapping[K, Sequence[Measured]]:
+    """Groups what has the same key, in the order in which the keys come."""
+    groups: dict[K, list[Measured]] = {}
+    for key, each in pairs:
+        groups.setdefault(key, []).append(each)
+    return groups
+
+
+def by_payload_and_ranks(report: Report) -> Mapping[tuple[str, int], Sequence[Measured]]:
+    """What took turns with each other, and can be compared."""
+    return grouped(((each.row.payload, each.row.world_size), each) for each in measured(report))
+
+
+def where(payload: str, world_size: int) -> str:
+    """Says "metrics, 2 ranks"."""
+    return f"{payload}, {count(world_size, 'rank')}"
