@@ -11,6 +11,7 @@ from gather_core import Gatherer, Limits
 from gather_core.slot import HEADER_NBYTES, pack_header, read_header
 
 _REFUSED = ("ProtocolError", "AbortedError")
+_KEY, _OTHER_KEY = b"0123456789abcdef", b"fedcba9876543210"
 _FORGED = ("ProtocolError", "DesyncError", "AbortedError")
 
 
@@ -75,9 +76,12 @@ def _summed(slots: list[memoryview]) -> Sequence[memoryview]:
     return [slots[0], memoryview(both), *slots[2:]]
 
 
-def _stale(scene: Scene) -> None:
+def _replayed(**settings: Any) -> Callable[[Scene], object]:
     """The victim sends again what it sent in the operation before."""
-    gatherer = scene.ready()
+    return lambda scene: _replay(scene, scene.ready(**settings))
+
+
+def _replay(scene: Scene, gatherer: Gatherer) -> None:
     kept: list[bytes] = []
 
     def change(slot: memoryview) -> None:
@@ -105,6 +109,12 @@ def _of_another_gatherer(scene: Scene) -> None:
         before_sending(gatherer, lambda slot: slot.__setitem__(slice(None), kept[0]))
     scene.fault()
     gatherer.all_gather("same")
+
+
+def _another_key(scene: Scene) -> None:
+    gatherer = scene.gatherer(key=_OTHER_KEY if scene.is_victim else _KEY)
+    scene.fault()
+    gatherer.all_gather("sealed")
 
 
 def _around_the_slot(scene: Scene) -> None:
@@ -191,7 +201,7 @@ CASES = [
         for name, nbytes in _LENGTHS.items()
     ),
     Case(22, "slots in another order on one rank", _receives(_permuted), _FORGED, transports=MAIN, named=(0,)),
-    Case(23, "a slot of the operation before", _stale, _FORGED, transports=MAIN),
+    Case(23, "a slot of the operation before", _replayed(), _FORGED, transports=MAIN),
     Case(25, "a slot of zeros", _sends(_zero), _FORGED, transports=MAIN),
     Case(25, "two slots summed in one", _receives(_summed), _FORGED, transports=MAIN),
     Case(26, "sizes around the slot", _around_the_slot, (), "goes on", transports=MAIN),
@@ -209,4 +219,6 @@ CASES = [
     Case(29, "more than the limits", _above_the_limits, ("RemoteEncodeError",), "goes on", transports=MAIN),
     Case(30, "code where one rank forbids it", _code_is_forbidden, ("SetupError",), "none", transports=MAIN),
     Case(31, "a slot of an earlier Gatherer", _of_another_gatherer, _FORGED, transports=MAIN),
+    Case(31, "a replayed slot, with a key", _replayed(key=_KEY), _FORGED, transports=MAIN),
+    Case(31, "another key", _another_key, _REFUSED, transports=MAIN),
 ]

@@ -117,7 +117,7 @@ def _rebuilt(scene: Scene) -> None:
 def _far_along(scene: Scene) -> None:
     """Numbers of operations beyond 32 bits."""
     gatherer = scene.ready()
-    gatherer._rounds.seq = 2**32 - 5
+    gatherer._membership.rounds.seq = 2**32 - 5
     scene.fault()
     until_it_fails(gatherer, times=10)
 

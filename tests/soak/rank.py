@@ -51,6 +51,7 @@ def _gather(rank: int, world_size: int, planned: Episode) -> tuple[int, str]:
             codec=planned.codec,
             transport=planned.transport,
             slot_nbytes=planned.slot_nbytes,
+            key=planned.key,
             timeout_s=planned.timeout_s,
         ) as gatherer:
             for operation in operations(planned, world_size):

@@ -19,6 +19,7 @@ class Episode:
     transport: str
     codec: str
     slot_nbytes: int
+    key: bytes | None
     num_operations: int
     timeout_s: float
     disturbance: Disturbance
@@ -42,6 +43,7 @@ def episode(seed: int) -> Episode:
         random.choice(TRANSPORTS),
         random.choice(_CODECS),
         random.choice([1024, 16384, 1 << 18]),
+        random.choice([None, None, b"a key of the soak's"]),
         random.randint(5, 40),
         {"none": 60.0, "kill": 20.0, "short stop": 60.0, "long stop": 1.5}[disturbance],
         disturbance,
