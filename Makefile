@@ -6,9 +6,10 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 RELEASE_STAMP := $(VENV)/.installed-release
 FUZZ_SECONDS ?= 600
+SOAK_SECONDS ?= 600
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check format fuzz bench results regression docs docs-check dist dist-test clean
+.PHONY: demo test check format fuzz faults soak bench results regression docs docs-check dist dist-test clean
 
 demo: $(STAMP)
 	$(BIN)/gather demo
@@ -27,6 +28,12 @@ format: $(STAMP)
 
 fuzz: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS)
+
+faults: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m faults --markdown docs/faults.md
+
+soak: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m soak --seconds $(SOAK_SECONDS)
 
 bench: $(STAMP)
 	$(BIN)/python -m gather_bench.ratios

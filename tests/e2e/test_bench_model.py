@@ -18,7 +18,7 @@ from gather_bench.bench.options import Options
 from gather_bench.bench.results import Report, Row, Timing
 from gather_bench.model.cluster import Cluster
 from gather_bench.model.fit import CannotFitError, fit_all
-from gather_bench.model.markdown import END, START
+from gather_bench.model.markdown import PART
 from gather_bench.model.nonnegative import nonnegative_least_squares
 from gather_bench.model.options import ModelOptions
 from gather_bench.model.points import SEED, Measured, Way, cores_of, points_of
@@ -291,12 +291,12 @@ def test_what_stands_between_the_markers_of_a_page_is_replaced_with_a_drawing_be
     saved: Path, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"# Title\n{START}\nold\n{END}\nend\n")
+    page.write_text(f"# Title\n{PART.start}\nold\n{PART.end}\nend\n")
     done = _bench("--model", "--from", str(saved), "--markdown", str(page))
     assert done.exit_code == 0, done.output
     text = page.read_text()
-    assert text.startswith(f"# Title\n{START}\n\n### Many ranks")
-    assert text.endswith(f"{END}\nend\n")
+    assert text.startswith(f"# Title\n{PART.start}\n\n### Many ranks")
+    assert text.endswith(f"{PART.end}\nend\n")
     assert "old" not in text
     assert "](page.svg)" in text
     drawn = ElementTree.fromstring((tmp_path / "page.svg").read_text())

@@ -25,9 +25,9 @@ class ModelOptions:
 
     def find_problem(self) -> str | None:
         """Says what is wrong before anything is measured, which takes minutes, or returns None."""
-        from gather_bench.model.markdown import page_problem
+        from gather_bench.model.markdown import PART
 
-        if self.markdown is not None and (problem := page_problem(self.markdown)):
+        if self.markdown is not None and (problem := PART.problem(self.markdown)):
             return f"--markdown {self.markdown}: {problem}"
         return None
 
