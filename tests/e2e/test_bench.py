@@ -104,10 +104,11 @@ def test_under_torchrun_the_ranks_of_the_job_are_used_and_rank_0_alone_reports(t
     assert "Warning" not in done.stderr
 
 
-def test_ranks_cannot_be_chosen_inside_a_job(tmp_path: Path) -> None:
-    done = _as_job_of_one(["--ranks", "2"], tmp_path)
+@pytest.mark.parametrize("option", ["--ranks", "--launches"])
+def test_ranks_and_launches_cannot_be_chosen_inside_a_job(option: str, tmp_path: Path) -> None:
+    done = _as_job_of_one([option, "2"], tmp_path)
     assert done.returncode == 2
-    assert "--ranks" in done.stderr
+    assert option in done.stderr
     assert "torchrun" in done.stderr
     assert done.stdout == ""
 

@@ -53,6 +53,15 @@ SlotNbytes = Annotated[int, typer.Option(min=1024, help="Slot size in bytes.", r
 Rounds = Annotated[
     int | None, typer.Option(min=1, help="Counted rounds; one more warms up. Default: 15.", rich_help_panel=_HOW)
 ]
+Launches = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Start local workers so often, each time for a part of the rounds: with 3 or more, 8 better, --compare "
+        "sees smaller changes. Default: 1; with --compare as in the old report. Not in a job.",
+        rich_help_panel=_HOW,
+    ),
+]
 Calls = Annotated[
     int | None,
     typer.Option(
