@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from faults.runner import Left, Row
+from faults.runner import KINDS, Row
 
 START = "<!-- measured by make faults -->"
 END = "<!-- end of what was measured -->"
-KINDS = tuple(kind for kind, _ in Left().items())
 
 
 def cells(row: Row) -> list[str]:
     """The columns of a row."""
     seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
-    counts = [str(len(there)) for _, there in row.left.items()]
+    counts = [str(len(there)) if kind in row.counted else "-" for kind, there in row.left.items()]
     return [
         str(row.number),
         row.name,

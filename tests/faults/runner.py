@@ -39,6 +39,10 @@ class Left:
         return list(vars(self).items())
 
 
+KINDS = tuple(kind for kind, _ in Left().items())
+_OF_SURVIVORS = ("threads", "descriptors")
+
+
 @dataclass(frozen=True)
 class Row:
     """What came of one case over one transport."""
@@ -52,6 +56,8 @@ class Row:
     """From the fault to the last survivor's error."""
     left: Left = field(default_factory=Left)
     problems: Sequence[str] = ()
+    counted: Sequence[str] = KINDS
+    """What has been looked for that could be left."""
 
 
 class Runner:
@@ -100,7 +106,8 @@ class Runner:
         problems = [*_deaths(case, transport, outcomes), *_judged(case, seen, begun_s), *_named(left)]
         survivors = [one for one in seen if one.rank != VICTIM]
         seconds = max((one.at_s for one in survivors), default=begun_s) - begun_s if survivors else None
-        return Row(case.number, case.name, transport, _summary(survivors, transport), seconds, left, problems)
+        counted = [kind for kind in KINDS if survivors or kind not in _OF_SURVIVORS]
+        return Row(case.number, case.name, transport, _summary(survivors, transport), seconds, left, problems, counted)
 
     def _pool_for(self, transport: str) -> RankPool:
         if transport != "mpi":
