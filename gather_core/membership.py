@@ -44,11 +44,20 @@ _IN_STREAM = "iter_gather() is not at its end: take all items of it or close it"
 _NESTED = "called from inside another operation of the same Gatherer, such as its codec"
 
 
-@dataclass
-class _Stream:
-    """The stream that has begun and not ended: nothing else may run."""
+@dataclass(slots=True)
+class _Activity:
+    """What is under way."""
 
-    owner: object = None
+    stream: object = None
+    """The owner of the stream that has begun and not ended: nothing else may run."""
+    thread: int | None = None
+    """The one that is in an operation."""
+
+    def described(self) -> str | None:
+        """In words, where it is not this thread that would be left in the middle of it."""
+        if self.stream is not None:
+            return "iter_gather() was not at its end"
+        return "an operation was running" if self.thread not in (None, threading.get_ident()) else None
 
 
 class Membership:
@@ -63,19 +72,18 @@ class Membership:
         self._notes = connection.notes
         self._lock = threading.RLock()
         self._calls = OrderedCalls()
-        self._stream = _Stream()
-        self._busy_thread: int | None = None
+        self._activity = _Activity()
         self._broken: BaseException | None = None
         self._pid = os.getpid()
         self._finalizer = weakref.finalize(
-            self, _release, connection.notes, connection.transport, self._calls, self._stream, self._pid
+            self, _release, connection.notes, connection.transport, self._calls, self._activity, self._pid
         )
 
     def check(self) -> None:
         """Raises ClosedError, GroupBrokenError, or GatherError during a stream, where no operation can begin."""
         self._check_process()
         self.check_open()
-        if self._stream.owner is not None:
+        if self._activity.stream is not None:
             raise GatherError(_IN_STREAM)
 
     def check_open(self) -> None:
@@ -98,12 +106,12 @@ class Membership:
         with self._lock:
             self._refuse_nested()
             self.check()
-            self._stream.owner = owner
+            self._activity.stream = owner
 
     def end_stream(self, owner: object) -> None:
         """The stream of that owner has ended, if it had begun."""
-        if self._stream.owner is owner:
-            self._stream.owner = None
+        if self._activity.stream is owner:
+            self._activity.stream = None
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
         """Hands in a call that runs operations, behind those that have not ended.
@@ -146,18 +154,18 @@ class Membership:
             raise
 
     def _refuse_nested(self) -> None:
-        if self._busy_thread == threading.get_ident():
+        if self._activity.thread == threading.get_ident():
             raise GatherError(_NESTED)
 
     def _operate_here(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
         """Runs one operation under the lock; from here on whatever goes wrong reaches every rank."""
         with self._lock:
-            if self._busy_thread is not None:
+            if self._activity.thread is not None:
                 raise GatherError(_NESTED)
             self.check_open()
-            if self._stream.owner is not None and call.operation != "iter_gather":
+            if self._activity.stream is not None and call.operation != "iter_gather":
                 raise GatherError(_IN_STREAM)
-            self._busy_thread = threading.get_ident()
+            self._activity.thread = threading.get_ident()
             try:
                 self._notes.check()
                 return self.rounds.operate(call, obj, failed_call)
@@ -166,7 +174,7 @@ class Membership:
             except BaseException as exc:
                 self._break(exc)
             finally:
-                self._busy_thread = None
+                self._activity.thread = None
                 if self._broken is None:
                     self._notes.position = (self.rounds.seq, call.operation, call.tag, "done")
 
@@ -184,7 +192,7 @@ class Membership:
         """Changes what others are told, unless an operation, of the function or another thread, has its say."""
         if self._lock.acquire(blocking=False):
             try:
-                if self._busy_thread is None and self._notes.position is old:
+                if self._activity.thread is None and self._notes.position is old:
                     self._notes.position = new
             finally:
                 self._lock.release()
@@ -236,12 +244,12 @@ class Membership:
         raise error from exc
 
 
-def _release(notes: Notes, transport: Transport, calls: OrderedCalls, stream: _Stream, pid: int) -> None:
+def _release(notes: Notes, transport: Transport, calls: OrderedCalls, activity: _Activity, pid: int) -> None:
     is_ours = pid == os.getpid()  # in a forked child, a thread of the parent's may hold the lock of the calls
     if is_ours:
         is_running = calls.close()
-        if is_running or stream.owner is not None:
-            what = "an asynchronous operation was running" if is_running else "iter_gather() was not at its end"
+        what = "an asynchronous operation was running" if is_running else activity.described()
+        if what is not None:
             transport.abort(f"closed while {what}")
     notes.close()
     transport.close()

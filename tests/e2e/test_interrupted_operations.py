@@ -1,14 +1,16 @@
-"""Ctrl-C and forks while streams and operations in the background are under way, over real processes."""
+"""Ctrl-C, forks and closing while streams and operations in the background are under way, over real processes."""
 
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
-from gather_core import AbortedError, ClosedError, Gatherer
+from gather_core import AbortedError, ClosedError, Gatherer, TransportError
 from rank_pool import RankPool, reached
 
 TRANSPORTS = ["shm", "gloo"]
@@ -94,3 +96,20 @@ def test_a_forked_child_that_closes_takes_nothing_from_its_parent(pool: RankPool
 
     expected: list[Any] = [[0, 1]] * 2 if what == "background" else [[0, 0, 0, 1, 1, 1], []]
     assert pool.values(2, body, transport, what) == expected
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_close_from_another_thread_ends_the_operation_at_once(pool: RankPool, transport: str) -> None:
+    def body(rank: int, world_size: int, transport: str) -> None:
+        store: Any = dist.distributed_c10d._get_default_store()
+        gatherer = Gatherer(transport=transport, timeout_s=50)
+        gatherer.all_gather(0)
+        if rank == 0:
+            threading.Timer(0.2, gatherer.close).start()
+            with pytest.raises((TransportError, ClosedError)):
+                gatherer.barrier()
+            store.set("over", "")
+        store.wait(["over"], timedelta(seconds=25))
+        gatherer.close()
+
+    pool.values(2, body, transport)
