@@ -8,13 +8,16 @@ RELEASE_STAMP := $(VENV)/.installed-release
 FUZZ_SECONDS ?= 600
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check format fuzz bench docs docs-check dist dist-test clean
+.PHONY: demo test test-slow check format fuzz bench docs docs-check dist dist-test clean
 
 demo: $(STAMP)
 	$(BIN)/gather demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -135,7 +135,12 @@ def test_a_close_from_another_thread_ends_the_operation() -> None:
     def body(gatherer: Gatherer) -> object:
         if gatherer.rank == 1:
             return is_over.wait(20)
-        closer = threading.Thread(target=lambda: entered.wait(20) and gatherer.close())
+
+        def close_once_entered() -> None:
+            assert entered.wait(20)
+            gatherer.close()
+
+        closer = threading.Thread(target=close_once_entered)
         closer.start()
         error = caught(gatherer.barrier)
         is_over.set()
