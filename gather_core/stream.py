@@ -6,7 +6,6 @@ slot small enough for every rank to read it in round 1. What is left to round 2 
 other ranks keep their chunks for the next round.
 """
 
-import _thread
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -258,11 +257,8 @@ class GatherStream(_Side, Iterator[tuple[int, T]], Generic[T]):
 
     def __del__(self) -> None:
         if not getattr(self, "_is_over", True):
-            try:
-                with suppress(GatherError):  # the group is broken or closed, which the next call says
-                    self.close()
-            except KeyboardInterrupt:  # which would be lost here
-                _thread.interrupt_main()
+            with suppress(GatherError):  # the group is broken or closed, which the next call says
+                self.close()
 
     def _take(self, received: Received) -> None:
         items: list[Frames] = []

@@ -5,6 +5,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from gather_core import (
     GroupBrokenError,
     RemoteEncodeError,
     SettingsError,
+    cuda_threads,
 )
 from gather_core.ordered_calls import OrderedCalls
 from gather_transports.threads import ThreadGroup, ThreadRank, ThreadsTransport
@@ -275,3 +277,38 @@ def test_a_future_with_an_error_is_gone_with_its_last_reference() -> None:
         gc.enable()
         calls.close()
         calls.join()
+
+
+def test_the_worker_has_the_device_of_who_made_the_gatherer_and_waits_for_the_callers_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log: list[tuple[str, str]] = []
+
+    def note(what: str) -> None:
+        log.append(("worker" if threading.current_thread().name == "gather-core-async" else "caller", what))
+
+    class Event:
+        def __init__(self, blocking: bool) -> None:
+            assert blocking
+
+        def record(self) -> None:
+            note("record")
+
+        def synchronize(self) -> None:
+            note("synchronize")
+
+    class Encodes:
+        def __reduce__(self) -> Any:
+            note("encode")
+            return (int, ())
+
+    cuda = SimpleNamespace(Event=Event, current_device=lambda: 3, set_device=lambda device: note(f"device {device}"))
+    monkeypatch.setattr(cuda_threads, "_torch_with_cuda", lambda: SimpleNamespace(cuda=cuda))
+    with Gatherer() as gatherer:
+        monkeypatch.setattr(cuda, "current_device", lambda: 5)
+        future: Future[Any] = gatherer.all_gather_async(Encodes())
+        assert future.result(10) == [0]
+    assert [what for who, what in log if who == "caller"] == ["record"]
+    in_worker = ["device 3", "synchronize", "encode", "record", "synchronize"]
+    assert [what for who, what in log if who == "worker"] == in_worker
+    assert log.index(("caller", "record")) < log.index(("worker", "synchronize"))

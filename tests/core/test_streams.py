@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gather_core import AbortedError, ClosedError, DesyncError, Gatherer, GatherError, RemoteEncodeError
+from gather_core import (
+    AbortedError,
+    ClosedError,
+    DesyncError,
+    Gatherer,
+    GatherError,
+    GroupBrokenError,
+    RemoteEncodeError,
+)
 from gather_core.errors import ProtocolError
 from gather_core.stream import StreamProgress
 from gather_core.stream_chunks import Budget, Chunks, pack_chunk, unpack_chunk
@@ -398,3 +406,22 @@ def test_a_chunk_that_never_came_is_missed(monkeypatch: pytest.MonkeyPatch) -> N
     receiver, sender = on_gatherers(2, body)
     assert "payload of rank 1: chunk 3 of the stream instead of chunk 2" in str(receiver)
     assert "aborted" in str(sender)
+
+
+def test_an_interrupt_while_an_item_is_decoded_breaks_the_group_as_in_any_operation() -> None:
+    class Interrupts:
+        def __reduce__(self) -> Any:
+            return (interrupt, ())
+
+    with Gatherer() as gatherer:
+        pairs = gatherer.iter_gather([1, Interrupts(), 3])
+        assert next(pairs) == (0, 1)
+        with pytest.raises(KeyboardInterrupt):
+            next(pairs)
+        assert type(caught(lambda: next(pairs))) is GroupBrokenError
+        assert type(caught(lambda: next(pairs))) is StopIteration
+        assert type(caught(lambda: gatherer.all_gather(0))) is GroupBrokenError
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
