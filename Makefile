@@ -9,13 +9,16 @@ FUZZ_SECONDS ?= 600
 SOAK_SECONDS ?= 600
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check format fuzz faults soak bench results regression docs docs-check dist dist-test clean
+.PHONY: demo test test-slow check format fuzz faults soak bench results regression docs docs-check dist dist-test clean
 
 demo: $(STAMP)
 	$(BIN)/gather demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -61,9 +61,9 @@ __all__ = [
 
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"} | {
-    code: f"\\u{code:04x}" for code in (*range(0x200E, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    code: f"\\u{code:04x}" for code in (0x061C, *range(0x200E, 0x2010), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 }
-"""Control characters but for line breaks and tabs, and those that change the direction of a text."""
+"""Control characters but for line breaks and tabs, other separators of lines, and what changes a text's direction."""
 
 SUMMARY_NBYTES = 4096
 """Longest message of an exception that is passed on, as UTF-8."""

@@ -1,16 +1,15 @@
 """The Gatherer: what users call, and what holds between two operations."""
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, NoReturn, Self, TypeVar, overload
 
 from gather_core.call import PLAIN, ROUTED, Call, Manner, Timeout, as_int
 from gather_core.codec import Codec, DecodeOptions, Limits, TensorDevice
-from gather_core.errors import (
-    SettingsError,
-)
+from gather_core.errors import SettingsError
 from gather_core.lazy import LazyObjects
 from gather_core.membership import Membership
 from gather_core.reduction import check_metrics, combine
@@ -119,6 +118,7 @@ class Gatherer:
         self._slot_nbytes = connection.terms.slot_nbytes
         options = DecodeOptions(settings.tensor_device, settings.limits)
         self._membership = Membership(connection, options, self.stats)
+        self._stream: Callable[[], GatherStream[Any] | None] = _none
 
     @property
     def rank(self) -> int:
@@ -262,7 +262,7 @@ class Gatherer:
         Args:
             metrics: From names to real numbers, or to arrays or tensors of one dtype and shape, which are reduced
                 element by element. The order of names may differ; the result has that of rank 0.
-            op: The mean of ints is a float.
+            op: The mean of integers is of floats. A sum counts truth values, and keeps the dtype of other arrays.
             timeout_s: As in `all_gather`.
             tag: As in `all_gather`.
 
@@ -306,13 +306,14 @@ class Gatherer:
         ```
 
         Args:
-            items: Iterated over as the stream advances; ranks may have different numbers of them.
+            items: Iterated over as the stream advances; ranks may have different numbers of them. One may change as
+                soon as the next is asked for.
             dst: The rank that gets them.
-            budget_nbytes: Encoded bytes that are under way at most, on all ranks together; each rank holds its share of
-                it, and an item that is larger than that travels alone. Must be equal on all ranks.
+            budget_nbytes: Encoded bytes that are under way at most, on all ranks together; each rank holds an equal
+                share of it, and sends an item that is larger than that without others. Must be equal on all ranks.
             progress: Called on this rank after each round of the stream; what it raises ends the stream on every rank.
             timeout_s: Seconds for each round, of which `dst` begins one when it has used up what the last one brought:
-                it must cover the time that it takes for that, and that which the slowest rank needs for a chunk.
+                it must cover the time that it takes for that, and that which the slowest rank needs for one item.
             tag: As in `all_gather`.
 
         Raises:
@@ -321,15 +322,16 @@ class Gatherer:
             GatherError: As `all_gather`; on `dst` while it iterates.
         """
         dst = as_int(dst)
-        self._membership.begin_stream()
         limits = self.settings.limits
         room = self._slot_nbytes if self.settings.overflow == "error" else limits.payload_nbytes
         plan = Plan(items, self._rank, self.world_size, budget_nbytes, room, limits.num_frames, progress)
         rounds = StreamRounds(self._membership, plan, dst, timeout_s, tag)
+        stream: GatherStream[T] = GatherStream(rounds, plan)
         if self._is_root(dst):
-            return GatherStream(rounds, plan)
+            self._stream = weakref.ref(stream)
+            return stream.begin()
         Sender(rounds, plan).run()
-        return GatherStream.ended(rounds, plan)
+        return stream
 
     def gather_stats(self, *, timeout_s: Timeout = None, tag: str = "") -> GroupStats:
         """(all ranks) Returns the stats of all ranks, which show per tag who keeps the others waiting.
@@ -415,11 +417,23 @@ class Gatherer:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if exc is not None:
-            self.abort(exc)
-        else:
-            self._membership.drain()
-        self.close()
+        try:
+            if exc is not None:
+                self.abort(exc)
+            else:
+                self._finish()
+        finally:
+            self.close()
+
+    def _finish(self) -> None:
+        """Ends what this rank has begun: the stream that it receives, asynchronous operations."""
+        stream = self._stream()
+        if stream is not None:
+            stream.close()
+        self._membership.drain()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Gatherer is one process's place in a group, which cannot be pickled or copied")
 
     def _of_parcels(self, confirm: bool) -> Manner:
         return Manner(form="parcels", confirm=confirm, checked=self._one_per_rank)
@@ -438,3 +452,7 @@ class Gatherer:
 
 def _group_stats(received: Received) -> GroupStats:
     return GroupStats.from_json([bytes(frames[0]) for _, frames in received])
+
+
+def _none() -> None:
+    """No stream."""

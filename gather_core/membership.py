@@ -3,8 +3,10 @@
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from gather_core.call import Call
@@ -39,6 +41,23 @@ _HARMLESS = (RankFailedError, SlotOverflowError, DecodeError)
 
 
 _IN_STREAM = "iter_gather() is not at its end: take all items of it or close it"
+_NESTED = "called from inside another operation of the same Gatherer, such as its codec"
+
+
+@dataclass(slots=True)
+class _Activity:
+    """What is under way."""
+
+    stream: object = None
+    """The owner of the stream that has begun and not ended: nothing else may run."""
+    thread: int | None = None
+    """The one that is in an operation."""
+
+    def described(self) -> str | None:
+        """In words, where it is not this thread that would be left in the middle of it."""
+        if self.stream is not None:
+            return "iter_gather() was not at its end"
+        return "an operation was running" if self.thread not in (None, threading.get_ident()) else None
 
 
 class Membership:
@@ -49,61 +68,85 @@ class Membership:
 
     def __init__(self, connection: Connection, options: DecodeOptions, stats: Stats) -> None:
         self.rounds = Rounds(connection, options, stats)
-        self.is_streaming = False
-        """A stream has begun and not ended: nothing else may run."""
         self._transport = connection.transport
         self._notes = connection.notes
         self._lock = threading.RLock()
         self._calls = OrderedCalls()
-        self._busy = False
+        self._activity = _Activity()
         self._broken: BaseException | None = None
         self._pid = os.getpid()
-        self._finalizer = weakref.finalize(self, _release, connection.notes, connection.transport, self._calls)
+        self._finalizer = weakref.finalize(
+            self, _release, connection.notes, connection.transport, self._calls, self._activity, self._pid
+        )
 
     def check(self) -> None:
-        """Raises ClosedError or GroupBrokenError where no operation can begin."""
+        """Raises ClosedError, GroupBrokenError, or GatherError during a stream, where no operation can begin."""
         self._check_process()
-        self._check_open()
+        self.check_open()
+        if self._activity.stream is not None:
+            raise GatherError(_IN_STREAM)
 
-    def begin_stream(self) -> None:
-        """Waits for what was handed in before, and refuses all else from here on until `is_streaming` is unset.
+    def check_open(self) -> None:
+        """Raises ClosedError or GroupBrokenError."""
+        if not self._finalizer.alive:
+            raise ClosedError("this Gatherer is closed")
+        if self._broken is not None:
+            raise GroupBrokenError(
+                f"the group is broken since: {summarize(self._broken)}; construct a new Gatherer"
+            ) from self._broken
+
+    def begin_stream(self, owner: object) -> None:
+        """Waits for what was handed in before, and refuses all else from here on until `end_stream` of that owner.
 
         Raises:
-            GatherError: Another stream has not ended.
+            GatherError: Another stream has not ended, or an operation of this thread.
         """
         self._check_process()
-        self._calls.drain()
+        self.drain()
         with self._lock:
-            self._check_open()
-            if self.is_streaming:
-                raise GatherError(_IN_STREAM)
-            self.is_streaming = True
+            self._refuse_nested()
+            self.check()
+            self._activity.stream = owner
+
+    def end_stream(self, owner: object) -> None:
+        """The stream of that owner has ended, if it had begun."""
+        if self._activity.stream is owner:
+            self._activity.stream = None
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
         """Hands in a call that runs operations, behind those that have not ended.
 
         Raises:
             SettingsError: The transport cannot have operations in the background.
-            ClosedError, GroupBrokenError: It could not begin.
+            ClosedError, GroupBrokenError, GatherError: It could not begin.
+            BaseException: It was not handed in, and the group is broken, as others may wait for it.
         """
         self.check()
         if self._transport.capabilities.shares_group:
             name = self._transport.name
             raise SettingsError(f"transport {name} uses the job's own group, so it has no asynchronous operations")
-        return self._calls.submit(call)
+        try:
+            return self._calls.submit(call)
+        except GatherError:
+            raise
+        except BaseException as exc:
+            self.abort(exc)
+            raise
 
     def operate(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
         """Runs one operation; from here on whatever goes wrong reaches every rank."""
         self._check_process()  # before the locks: in a forked child, a thread of the parent's may hold them for ever
         if self._calls.pending and not self._calls.is_idle:
-            return self._operate_behind_others(call, obj, failed_call)
+            self._refuse_nested()
+            with self.telling_interrupts():
+                return self._calls.call(lambda: self.operate(call, obj, failed_call))
         with self._lock:
-            if self._busy:
-                raise GatherError("called from inside another operation of the same Gatherer, such as its codec")
-            self._check_open()
-            if self.is_streaming and call.operation != "iter_gather":
+            if self._activity.thread is not None:
+                raise GatherError(_NESTED)
+            self.check_open()
+            if self._activity.stream is not None and call.operation != "iter_gather":
                 raise GatherError(_IN_STREAM)
-            self._busy = True
+            self._activity.thread = threading.get_ident()
             try:
                 self._notes.check()
                 return self.rounds.operate(call, obj, failed_call)
@@ -112,19 +155,24 @@ class Membership:
             except BaseException as exc:
                 self._break(exc)
             finally:
-                self._busy = False
+                self._activity.thread = None
                 if self._broken is None:
                     self._notes.position = (self.rounds.seq, call.operation, call.tag, "done")
 
-    def _operate_behind_others(self, call: Call, obj: object, failed_call: Exception | None) -> Any:
-        """Waits for its turn behind operations in the background, which the worker then gives to it."""
+    @contextmanager
+    def telling_interrupts(self) -> Iterator[None]:
+        """Breaks the group where what is no Exception comes between operations that others count on, as in one."""
         try:
-            return self._calls.call(lambda: self.operate(call, obj, failed_call))
+            yield
         except Exception:
             raise
-        except BaseException as exc:  # as in an operation of this thread
+        except BaseException as exc:
             self.abort(exc)
             raise
+
+    def _refuse_nested(self) -> None:
+        if self._activity.thread == threading.get_ident():
+            raise GatherError(_NESTED)
 
     def call_function(self, call: Call, fn: Callable[..., T], args: Sequence[Any]) -> T:
         """Calls the function given to `run`, while others who ask are told that this is what keeps this rank busy."""
@@ -140,7 +188,7 @@ class Membership:
         """Changes what others are told, unless an operation, of the function or another thread, has its say."""
         if self._lock.acquire(blocking=False):
             try:
-                if not self._busy and self._notes.position is old:
+                if self._activity.thread is None and self._notes.position is old:
                     self._notes.position = new
             finally:
                 self._lock.release()
@@ -155,9 +203,15 @@ class Membership:
             self._transport.abort(text)
 
     def drain(self) -> None:
-        """Waits for all operations that were handed in; in a forked child there are none."""
+        """Waits for all operations that were handed in; in a forked child there are none.
+
+        Raises:
+            GatherError: An operation of this thread asks, which they may wait for.
+        """
         if self._pid == os.getpid():
-            self._calls.drain()
+            self._refuse_nested()
+            with self.telling_interrupts():
+                self._calls.drain()
 
     def close(self) -> None:
         """Leaves the group; never collective, idempotent."""
@@ -166,14 +220,6 @@ class Membership:
     def _check_process(self) -> None:
         if self._pid != os.getpid():
             raise ClosedError("this Gatherer belongs to the parent process: construct one after the fork")
-
-    def _check_open(self) -> None:
-        if not self._finalizer.alive:
-            raise ClosedError("this Gatherer is closed")
-        if self._broken is not None:
-            raise GroupBrokenError(
-                f"the group is broken since: {summarize(self._broken)}; construct a new Gatherer"
-            ) from self._broken
 
     def _break(self, exc: BaseException) -> NoReturn:
         """Breaks the group, tells the others, and raises what is known about the cause; takes 1.5 s at most."""
@@ -194,9 +240,14 @@ class Membership:
         raise error from exc
 
 
-def _release(notes: Notes, transport: Transport, calls: OrderedCalls) -> None:
-    if calls.close():
-        transport.abort("closed while an asynchronous operation was running")
+def _release(notes: Notes, transport: Transport, calls: OrderedCalls, activity: _Activity, pid: int) -> None:
+    is_ours = pid == os.getpid()  # in a forked child, a thread of the parent's may hold the lock of the calls
+    if is_ours:
+        is_running = calls.close()
+        what = "an asynchronous operation was running" if is_running else activity.described()
+        if what is not None:
+            transport.abort(f"closed while {what}")
     notes.close()
     transport.close()
-    calls.join()
+    if is_ours:
+        calls.join()

@@ -20,6 +20,7 @@ from gather_core.errors import (
     PeerLostError,
     TransportTimeoutError,
     printable,
+    shorten,
 )
 from gather_core.positions import Answers, Position, as_told, explain
 from gather_core.transport import Store
@@ -166,7 +167,7 @@ class Notes:
         if self._aborted is None and self._store.check(["abort"]):
             rank, text = json.loads(self._store.get("abort"))
             if rank != self._rank:
-                self._aborted = (rank, printable(text))
+                self._aborted = (rank, printable(shorten(text)))
 
 
 def _answer(store: Store, rank: int, position: Position) -> None:

@@ -25,6 +25,11 @@ def in_one_payload(parcels: Sequence[Frames]) -> list[Buffer]:
     return [manifest, *chain.from_iterable(parcels)]
 
 
+def nbytes_in_one_payload(parcels_nbytes: int, world_size: int) -> int:
+    """How many bytes parcels surely take in one payload that take so many in payloads of their own."""
+    return parcels_nbytes + payload_nbytes([bytes(world_size * _ENTRY.size)])
+
+
 def announced(
     parcels: Sequence[Frames], rank: int, agreement: bytes, terms: Terms
 ) -> tuple[list[Buffer], list[list[memoryview]]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from gather_core.errors import ReduceError, SettingsError, format_ranks
@@ -10,11 +10,27 @@ from gather_core.exactness import is_array, is_tensor
 
 
 def _sum(values: Sequence[Any]) -> Any:
-    return reduce(lambda total, value: total + value, values)
+    return reduce(lambda total, value: total + value, map(_counted, values))
 
 
 def _mean(values: Sequence[Any]) -> Any:
-    return _sum(values) / len(values)
+    return _sum([_as_floats(value) for value in values]) / len(values)
+
+
+def _counted(value: Any) -> Any:
+    """A truth value as the number that it is in a sum, and numpy's integers as ints, which do not overflow."""
+    if isinstance(value, Integral):
+        return int(value)
+    if is_tensor(value):
+        return value.long() if str(value.dtype) == "torch.bool" else value
+    return value.astype("int64") if is_array(value) and value.dtype.kind == "b" else value
+
+
+def _as_floats(value: Any) -> Any:
+    """Arrays and tensors of integers as floats: their sum may need more bits than they have."""
+    if is_tensor(value):
+        return value if value.dtype.is_floating_point or value.dtype.is_complex else value.double()
+    return value.astype("float64") if is_array(value) and value.dtype.kind in "biu" else value
 
 
 def _max(values: Sequence[Any]) -> Any:

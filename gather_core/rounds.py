@@ -11,7 +11,7 @@ from gather_core.codec_border import CodecBorder, give_largest
 from gather_core.deadline import Deadline, seconds
 from gather_core.errors import DecodeError, LimitError, ProtocolError, RankFailedError
 from gather_core.lazy import LazyObjects
-from gather_core.parcels import Manifest, announced, in_one_payload, sender
+from gather_core.parcels import Manifest, announced, in_one_payload, nbytes_in_one_payload, sender
 from gather_core.rendezvous import Connection
 from gather_core.seal import SEAL_NBYTES, header_bytes, private_copies
 from gather_core.slot import HEADER_NBYTES, Header, payload_parts, read_frames
@@ -73,7 +73,7 @@ class Rounds:
         slots = self._all_gather_slots(outgoing, timeout_s)
         small = read_small_slots(slots, outgoing.agreement, self._small_up_to) if outgoing.failure is None else None
         if small is not None:
-            self._count(outgoing)
+            self._count(call, outgoing)
             if call.manner is PLAIN:
                 self._enter(call, "decode")
                 decode = self._border.decode
@@ -152,7 +152,7 @@ class Rounds:
         except RankFailedError as exc:
             raise exc from outgoing.failure
         payloads = self._collect(call, outgoing, slots, verdict, deadline)
-        self._count(outgoing, verdict)
+        self._count(call, outgoing, verdict)
         return [(rank, self._frames(rank, payloads[rank], verdict.headers[rank])) for rank in sorted(payloads)]
 
     def _collect(
@@ -211,7 +211,7 @@ class Rounds:
                 if parcels[rank] is None:
                     header = manifest.headers[self._rank]
                     parcels[rank] = self._frames(rank, self._opened(rank, arrived[rank], header, sender(rank)), header)
-            self._count_parcels(outgoing, sum(matrix[self._rank]))
+            self._count_parcels(outgoing, matrix)
         return [(rank, frames or ()) for rank, frames in parcels.items()]
 
     def _manifest(self, rank: int, frames: Sequence[memoryview], agreement: bytes) -> Manifest:
@@ -224,6 +224,8 @@ class Rounds:
         """The payload without its seal, where there are seals, which is checked."""
         if self._terms.seal is None:
             return payload
+        if payload.readonly:  # a peer may share its memory, as in round 1
+            payload = memoryview(bytes(payload))
         try:
             return self._terms.seal.open(header_bytes(header), payload, context)
         except ProtocolError as exc:
@@ -268,21 +270,25 @@ class Rounds:
             raise exc from failure
         return result
 
-    def _count(self, outgoing: Outgoing, verdict: Verdict | None = None) -> None:
+    def _count(self, call: Call, outgoing: Outgoing, verdict: Verdict | None = None) -> None:
         stats = self._stats
         stats.operations += 1
         stats.sent_nbytes += HEADER_NBYTES + outgoing.nbytes
-        if verdict is not None and verdict.largest_nbytes > self._terms.slot_nbytes:
+        in_slots = call.manner.admit is None  # a stream's chunks are as long as its budget says
+        if verdict is not None and in_slots and verdict.largest_nbytes > self._terms.slot_nbytes:
             stats.second_rounds += verdict.nbytes_in_round_2 is not None
             stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, verdict.largest_nbytes)
         if self._watch is not None:
             second = verdict is not None and verdict.nbytes_in_round_2 is not None
             self._watch.sent(HEADER_NBYTES + outgoing.nbytes, outgoing.frames, in_second_round=second)
 
-    def _count_parcels(self, outgoing: Outgoing, nbytes: int) -> None:
+    def _count_parcels(self, outgoing: Outgoing, matrix: Sequence[Sequence[int]]) -> None:
         """Counts what travelled by itself."""
-        self._stats.sent_nbytes += nbytes
-        self._stats.second_rounds += 1
+        stats, nbytes = self._stats, sum(matrix[self._rank])
+        stats.sent_nbytes += nbytes
+        stats.second_rounds += 1
+        in_one = HEADER_NBYTES + nbytes_in_one_payload(max(map(sum, matrix)), len(matrix))
+        stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, in_one)
         if self._watch is not None:
             self._watch.sent(nbytes, [part for parts in outgoing.parcels for part in parts[1:]], in_second_round=True)
 

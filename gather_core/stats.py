@@ -1,7 +1,7 @@
 """What a Gatherer has done so far, in numbers: of one rank, and of all ranks side by side."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -42,18 +42,20 @@ class Stats:
     """Set it to fill `per_tag`; it costs some microseconds per operation, and without it nothing is timed."""
     per_tag: list[TagStats] = field(default_factory=list)
     """In the order in which they were first used."""
+    _by_name: dict[tuple[str, str], TagStats] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The same, to be found at once however many tags there are."""
 
     def of(self, operation: str, tag: str) -> TagStats:
         """The entry of that operation and tag; a new one where there is none."""
-        for entry in self.per_tag:
-            if entry.operation == operation and entry.tag == tag:
-                return entry
-        self.per_tag.append(TagStats(operation, tag))
-        return self.per_tag[-1]
+        entry = self._by_name.get((operation, tag))
+        if entry is None:
+            entry = self._by_name[operation, tag] = TagStats(operation, tag)
+            self.per_tag.append(entry)
+        return entry
 
     def to_json(self) -> str:
         """Returns all of it as JSON text."""
-        return json.dumps(asdict(self))
+        return json.dumps(_as_dict(self))
 
     def __str__(self) -> str:
         return GroupStats((self,)).table()
@@ -78,12 +80,15 @@ class GroupStats:
         what it spends there is the transfer. `wait_s` is what the others spend beyond that, on average, and
         `longest_wait_s` what the one that waits most does.
         """
-        keys = dict.fromkeys((entry.operation, entry.tag) for stats in self.ranks for entry in stats.per_tag)
-        return [self._row(operation, tag) for operation, tag in keys]
+        entries: dict[tuple[str, str], dict[int, TagStats]] = {}
+        for rank, stats in enumerate(self.ranks):
+            for entry in stats.per_tag:
+                entries.setdefault((entry.operation, entry.tag), {})[rank] = entry
+        return [_row(operation, tag, of_rank) for (operation, tag), of_rank in entries.items()]
 
     def to_json(self) -> str:
         """Returns rows, and the stats of each rank, as JSON text."""
-        return json.dumps({"rows": self.rows(), "ranks": [asdict(stats) for stats in self.ranks]})
+        return json.dumps({"rows": self.rows(), "ranks": [_as_dict(stats) for stats in self.ranks]})
 
     def table(self) -> str:
         """Returns the rows as text, aligned; times in milliseconds per operation."""
@@ -98,42 +103,38 @@ class GroupStats:
     def __str__(self) -> str:
         return self.table()
 
-    def _row(self, operation: str, tag: str) -> dict[str, Any]:
-        entries = {
-            rank: entry
-            for rank, stats in enumerate(self.ranks)
-            for entry in stats.per_tag
-            if (entry.operation, entry.tag) == (operation, tag) and entry.operations
-        }
-        count = max((entry.operations for entry in entries.values()), default=0)
-        exchange_s = {rank: entry.round_1_s / entry.operations for rank, entry in entries.items()}
-        slowest = min(exchange_s, key=exchange_s.__getitem__, default=0)
-        waits = {rank: seconds - exchange_s[slowest] for rank, seconds in exchange_s.items()}
-
-        def mean(name: str) -> float:
-            each = [getattr(entry, name) / entry.operations for entry in entries.values()]
-            return sum(each) / len(each) if each else 0.0
-
-        return {
-            "operation": operation,
-            "tag": tag,
-            "operations": count,
-            "nbytes": sum(entry.nbytes for entry in entries.values()),
-            "padding_nbytes": sum(entry.padding_nbytes for entry in entries.values()),
-            "second_rounds": max((entry.second_rounds for entry in entries.values()), default=0),
-            "encode_s": mean("encode_s"),
-            "wait_s": sum(waits.values()) / max(len(waits) - 1, 1),
-            "longest_wait_s": max(waits.values(), default=0.0),
-            "transfer_s": exchange_s.get(slowest, 0.0) + mean("round_2_s"),
-            "decode_s": mean("decode_s"),
-            "slowest_rank": slowest,
-        }
-
 
 _TITLES = (
     *("operation", "count", "bytes", "padding", "2nd rounds"),
     *("encode ms", "wait ms", "transfer ms", "decode ms", "slowest"),
 )
+
+
+def _row(operation: str, tag: str, entry_of: Mapping[int, TagStats]) -> dict[str, Any]:
+    entries = {rank: entry for rank, entry in entry_of.items() if entry.operations}
+    count = max((entry.operations for entry in entries.values()), default=0)
+    exchange_s = {rank: entry.round_1_s / entry.operations for rank, entry in entries.items()}
+    slowest = min(exchange_s, key=exchange_s.__getitem__, default=0)
+    waits = {rank: seconds - exchange_s[slowest] for rank, seconds in exchange_s.items()}
+
+    def mean(name: str) -> float:
+        each = [getattr(entry, name) / entry.operations for entry in entries.values()]
+        return sum(each) / len(each) if each else 0.0
+
+    return {
+        "operation": operation,
+        "tag": tag,
+        "operations": count,
+        "nbytes": sum(entry.nbytes for entry in entries.values()),
+        "padding_nbytes": sum(entry.padding_nbytes for entry in entries.values()),
+        "second_rounds": max((entry.second_rounds for entry in entries.values()), default=0),
+        "encode_s": mean("encode_s"),
+        "wait_s": sum(waits.values()) / max(len(waits) - 1, 1),
+        "longest_wait_s": max(waits.values(), default=0.0),
+        "transfer_s": exchange_s.get(slowest, 0.0) + mean("round_2_s"),
+        "decode_s": mean("decode_s"),
+        "slowest_rank": slowest,
+    }
 
 
 def _line(row: dict[str, Any], *, alone: bool) -> tuple[str, ...]:
@@ -143,6 +144,11 @@ def _line(row: dict[str, Any], *, alone: bool) -> tuple[str, ...]:
     if alone:  # what one rank knows is not who is slow
         return (name, *counts, times[0], "", *times[2:], "")
     return (name, *counts, *times, format_ranks([row["slowest_rank"]]))
+
+
+def _as_dict(stats: Stats) -> dict[str, Any]:
+    fields = {key: getattr(stats, key) for key in Stats.__dataclass_fields__ if key[0] != "_"}
+    return fields | {"per_tag": [asdict(entry) for entry in stats.per_tag]}
 
 
 def _from_dict(fields: dict[str, Any]) -> Stats:

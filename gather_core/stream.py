@@ -6,6 +6,7 @@ slot small enough for every rank to read it in round 1. What is left to round 2 
 other ranks keep their chunks for the next round.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -71,6 +72,9 @@ class StreamRounds:
         self._wanted: Sequence[int] = range(plan.world_size) if dst == plan.rank else (dst,)
         self.encode = membership.rounds.encode
         self.decode = membership.rounds.decode
+        self.check_open = membership.check_open
+        self.abort = membership.abort
+        self.telling_interrupts = membership.telling_interrupts
 
     def exchange(
         self,
@@ -90,9 +94,17 @@ class StreamRounds:
         result: T = self._membership.operate(call, None)
         return result
 
+    def begin(self) -> None:
+        """Waits for what was handed in before; from here on no other operation may run.
+
+        Raises:
+            GatherError: This is not the time for a stream.
+        """
+        self._membership.begin_stream(self)
+
     def end(self) -> None:
         """There will be no more rounds: other operations may run."""
-        self._membership.is_streaming = False
+        self._membership.end_stream(self)
 
 
 class _Side:
@@ -136,8 +148,10 @@ class Sender(_Side):
     def run(self) -> None:
         """(all ranks) Sends everything; returns when the receiver has ended the stream."""
         try:
-            while self._rounds.exchange(self._frames, self._admit, self._goes_on):
-                pass
+            with self._rounds.telling_interrupts():
+                self._rounds.begin()
+                while self._rounds.exchange(self._frames, self._admit, self._goes_on):
+                    pass
         finally:
             self._rounds.end()
         self._report()
@@ -145,7 +159,7 @@ class Sender(_Side):
     def _frames(self, _: object) -> Frames:
         chunks = self._next_round()
         chunk = chunks.current()
-        return pack_chunk(chunk, is_last=chunks.is_at_end)
+        return pack_chunk(chunk, chunks.number, is_last=chunks.is_at_end)
 
     def _goes_on(self, received: Received) -> bool:
         chunks, budget = self._start()
@@ -161,21 +175,27 @@ class GatherStream(_Side, Iterator[tuple[int, T]], Generic[T]):
     """What `iter_gather` returns on the receiving rank: pairs of rank and item, those of one rank in their order.
 
     A round runs whenever the items of the one before have been taken, so the other ranks wait for whoever iterates.
-    Ends by itself, by `close`, at the end of a `with` block, and when nobody refers to it any more, as after a `break`.
+    Ends by itself, by `close`, at the end of a `with` block, of its own or of the Gatherer's, and when nobody refers to
+    it any more, as after a `break`. Threads may share it.
     """
 
     def __init__(self, rounds: StreamRounds, plan: Plan) -> None:
         super().__init__(rounds, plan)
         self._arrived: deque[tuple[int, Sequence[memoryview]]] = deque()
         self._unfinished = set(range(plan.world_size))
-        self._is_over = False
+        self._num_chunks = [0] * plan.world_size
+        self._is_over = True
+        self._lock = threading.RLock()
 
-    @classmethod
-    def ended(cls, rounds: StreamRounds, plan: Plan) -> Self:
-        """What the other ranks get: a stream with nothing in it."""
-        stream = cls(rounds, plan)
-        stream._is_over = True
-        return stream
+    def begin(self) -> Self:
+        """Waits for what was handed in before. What does not begin is what the other ranks get: nothing is in it."""
+        self._is_over = False
+        try:
+            self._rounds.begin()
+        except BaseException:
+            self._end()
+            raise
+        return self
 
     def __next__(self) -> tuple[int, T]:
         """Returns the next item.
@@ -186,6 +206,16 @@ class GatherStream(_Side, Iterator[tuple[int, T]], Generic[T]):
             DecodeError: This item cannot be decoded; the stream goes on.
             GatherError: As `Gatherer.all_gather`; the stream is over.
         """
+        with self._lock:
+            try:
+                return self._next()
+            except Exception:
+                raise
+            except BaseException as exc:  # as in an operation: an item may have been lost
+                self._rounds.abort(exc)
+                raise
+
+    def _next(self) -> tuple[int, T]:
         while not self._arrived and not self._is_over:
             if self._unfinished:
                 self._exchange(_GOES_ON, self._take)
@@ -193,18 +223,29 @@ class GatherStream(_Side, Iterator[tuple[int, T]], Generic[T]):
                 self.close()
         if not self._arrived:
             raise StopIteration
+        self._check_open()
         rank, frames = self._arrived.popleft()
         item: T = self._rounds.decode(rank, frames)
         return rank, item
 
+    def _check_open(self) -> None:
+        """What has arrived is the transport's, and so gone where that was closed."""
+        try:
+            self._rounds.check_open()
+        except GatherError:
+            self._arrived.clear()
+            self._end()
+            raise
+
     def close(self) -> None:
         """(all ranks wait for this) Ends the stream on every rank; what has not been taken is dropped. Idempotent."""
-        self._arrived.clear()
-        if not self._is_over:
-            self._exchange(_ENDS, lambda received: None)
-            self._end()
-            self._progress = self._progress.and_round(())
-            self._report()
+        with self._lock:
+            self._arrived.clear()
+            if not self._is_over:
+                self._exchange(_ENDS, lambda received: None)
+                self._end()
+                self._progress = self._progress.and_round(())
+                self._report()
 
     def __enter__(self) -> Self:
         return self
@@ -222,7 +263,7 @@ class GatherStream(_Side, Iterator[tuple[int, T]], Generic[T]):
     def _take(self, received: Received) -> None:
         items: list[Frames] = []
         for rank, frames in received:
-            chunk, is_last = self._own_chunk() if rank == self._plan.rank else _unpacked(rank, frames)
+            chunk, is_last = self._own_chunk() if rank == self._plan.rank else self._unpacked(rank, frames)
             self._arrived.extend((rank, item) for item in chunk)
             items += chunk
             if is_last:
@@ -243,19 +284,19 @@ class GatherStream(_Side, Iterator[tuple[int, T]], Generic[T]):
             raise
 
     def _own_chunk(self) -> tuple[Sequence[Sequence[memoryview]], bool]:
-        """As views that nobody may write to, so that decoding copies what is still the caller's."""
         chunks = self._start()[0]
         sent = chunks.was_sent()
-        return [[memoryview(frame).toreadonly() for frame in frames] for frames in sent], chunks.is_at_end
+        return [[memoryview(frame) for frame in frames] for frames in sent], chunks.is_at_end
+
+    def _unpacked(self, rank: int, frames: Sequence[memoryview]) -> tuple[Sequence[Sequence[memoryview]], bool]:
+        try:
+            chunk, is_last = unpack_chunk(frames, self._num_chunks[rank])
+        except ProtocolError as exc:
+            raise ProtocolError(f"payload of rank {rank}: {exc}") from exc
+        self._num_chunks[rank] += 1
+        return chunk, is_last
 
     def _end(self) -> None:
         if not self._is_over:
             self._is_over = True
             self._rounds.end()
-
-
-def _unpacked(rank: int, frames: Sequence[memoryview]) -> tuple[Sequence[Sequence[memoryview]], bool]:
-    try:
-        return unpack_chunk(frames)
-    except ProtocolError as exc:
-        raise ProtocolError(f"payload of rank {rank}: {exc}") from exc

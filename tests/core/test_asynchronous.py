@@ -1,14 +1,28 @@
 """Operations in the background: their order, their errors, and what becomes of them when a Gatherer is closed."""
 
+import gc
 import threading
+import time
+import weakref
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gather_core import ClosedError, Gatherer, GroupBrokenError, RemoteEncodeError, SettingsError
+from gather_core import (
+    AbortedError,
+    ClosedError,
+    DesyncError,
+    Gatherer,
+    GatherError,
+    GroupBrokenError,
+    RemoteEncodeError,
+    SettingsError,
+    cuda_threads,
+)
 from gather_core.ordered_calls import OrderedCalls
-from gather_transports.threads import ThreadsTransport
+from gather_transports.threads import ThreadGroup, ThreadRank, ThreadsTransport
 from thread_gatherers import caught, on_gatherers
 
 
@@ -150,3 +164,151 @@ def test_whatever_a_call_raises_is_in_its_future(failure: BaseException) -> None
         calls.call(fail)
     calls.close()
     calls.join()
+
+
+def test_an_operation_inside_another_is_refused_also_with_asynchronous_ones_pending() -> None:
+    class Reentrant:
+        gatherer: Any = None
+
+        def __reduce__(self) -> Any:
+            pending.append(self.gatherer.all_gather_async("behind"))
+            self.gatherer.all_gather(0)
+            return (int, ())
+
+    pending: list[Future[Any]] = []
+    with Gatherer() as gatherer:
+        Reentrant.gatherer = gatherer
+        assert "from inside another operation" in str(caught(lambda: gatherer.all_gather(Reentrant())))
+        assert pending[0].result(10) == ["behind"]
+
+
+def test_a_callback_of_a_future_cannot_call_its_gatherer() -> None:
+    may_go = threading.Event()
+
+    class Waits:
+        def __reduce__(self) -> Any:
+            assert may_go.wait(10)
+            return (int, ())
+
+    with Gatherer() as gatherer:
+        calls: list[Any] = [
+            lambda _: errors.append(caught(gatherer.barrier)),
+            lambda _: errors.append(caught(lambda: gatherer.iter_gather([]))),
+            lambda _: errors.append(caught(lambda: gatherer.all_gather_async(0))),
+        ]
+        errors: list[BaseException] = []
+        first, second = gatherer.all_gather_async(Waits()), gatherer.all_gather_async("second")
+        for call in calls:
+            first.add_done_callback(call)
+        may_go.set()
+        assert second.result(10) == ["second"]
+        assert [type(error) for error in errors] == [GatherError] * 3
+
+
+def test_where_there_can_be_no_thread_the_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        if self.name == "gather-core-async":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    start = threading.Thread.start
+
+    def body(gatherer: Gatherer) -> object:
+        if gatherer.rank == 0:
+            with pytest.raises(RuntimeError, match="new thread"):
+                gatherer.all_gather_async(0)
+        return type(caught(lambda: gatherer.all_gather(0)))
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert on_gatherers(2, body) == [GroupBrokenError, AbortedError]
+
+
+def test_an_interrupt_while_the_worker_is_started_leaves_one_worker_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: threading.Thread) -> None:
+        start(self)
+        raise KeyboardInterrupt
+
+    start = threading.Thread.start
+    calls = OrderedCalls()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            calls.submit(lambda: 1)
+    assert calls.is_idle
+    assert calls.submit(threading.current_thread).result(10) is calls._worker
+    calls.close()
+    calls.join()
+    assert not [thread for thread in threading.enumerate() if thread.name == "gather-core-async"]
+
+
+def test_an_interrupt_at_the_end_of_the_with_block_is_told_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(futures: Any, timeout: float) -> None:
+        raise KeyboardInterrupt
+
+    def run_rank(member: ThreadRank) -> object:
+        with Gatherer(transport=ThreadsTransport(), group=member, timeout_s=60) as gatherer:
+            if member.rank == 1:
+                return type(caught(lambda: gatherer.all_gather(0)))
+            future = gatherer.all_gather_async(0, tag="another")
+            monkeypatch.setattr("gather_core.ordered_calls.wait", interrupt)
+        return future
+
+    interrupted, other = ThreadGroup(2).run(run_rank)
+    assert isinstance(interrupted, KeyboardInterrupt)
+    assert other in (AbortedError, DesyncError)
+
+
+def test_a_future_with_an_error_is_gone_with_its_last_reference() -> None:
+    calls = OrderedCalls()
+    gc.disable()
+    try:
+        future: Future[Any] = calls.submit(lambda: 1 // 0)
+        assert isinstance(future.exception(10), ZeroDivisionError)
+        with pytest.raises(ZeroDivisionError):
+            calls.call(lambda: 1 // 0)
+        calls.drain()
+        gone = weakref.ref(future)
+        del future
+        deadline_s = time.monotonic() + 10  # the worker may still be about to let it go
+        while gone() is not None and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert gone() is None
+    finally:
+        gc.enable()
+        calls.close()
+        calls.join()
+
+
+def test_the_worker_has_the_device_of_who_made_the_gatherer_and_waits_for_the_callers_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log: list[tuple[str, str]] = []
+
+    def note(what: str) -> None:
+        log.append(("worker" if threading.current_thread().name == "gather-core-async" else "caller", what))
+
+    class Event:
+        def __init__(self, blocking: bool) -> None:
+            assert blocking
+
+        def record(self) -> None:
+            note("record")
+
+        def synchronize(self) -> None:
+            note("synchronize")
+
+    class Encodes:
+        def __reduce__(self) -> Any:
+            note("encode")
+            return (int, ())
+
+    cuda = SimpleNamespace(Event=Event, current_device=lambda: 3, set_device=lambda device: note(f"device {device}"))
+    monkeypatch.setattr(cuda_threads, "_torch_with_cuda", lambda: SimpleNamespace(cuda=cuda))
+    with Gatherer() as gatherer:
+        monkeypatch.setattr(cuda, "current_device", lambda: 5)
+        future: Future[Any] = gatherer.all_gather_async(Encodes())
+        assert future.result(10) == [0]
+    assert [what for who, what in log if who == "caller"] == ["record"]
+    in_worker = ["device 3", "synchronize", "encode", "record", "synchronize"]
+    assert [what for who, what in log if who == "worker"] == in_worker
+    assert log.index(("caller", "record")) < log.index(("worker", "synchronize"))

@@ -124,8 +124,8 @@ def test_several_ranks_that_failed_alike_read_as_a_sentence() -> None:
 
 
 def test_texts_of_other_ranks_cannot_steer_a_terminal() -> None:
-    hostile = "a\x1b[2Jb\rc\0d\x7f\x9be\u202e\u2066"
-    assert printable(hostile) == r"a\x1b[2Jb\x0dc\x00d\x7f\x9be\u202e\u2066"
+    hostile = "a\x1b[2Jb\rc\0d\x7f\x9be\u202e\u2066\u061c\u2028"
+    assert printable(hostile) == r"a\x1b[2Jb\x0dc\x00d\x7f\x9be\u202e\u2066\u061c\u2028"
     assert printable("lines\n\tstay, \u00e9 too") == "lines\n\tstay, \u00e9 too"
 
 

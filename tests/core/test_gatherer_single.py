@@ -1,7 +1,9 @@
 """A Gatherer of one rank: the same operations without a group; closing, forking, forgetting."""
 
+import copy
 import gc
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -160,6 +162,12 @@ def test_large_slots_are_given_back() -> None:
     with Gatherer(TextCodec(), "single") as gatherer:
         gatherer.all_gather("x" * 10_000_000)
         assert len(gatherer.transport._slot) == gatherer.slot_nbytes  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_gatherer_can_be_neither_pickled_nor_copied(take: Callable[[Gatherer], object]) -> None:
+    with Gatherer() as gatherer, pytest.raises(TypeError, match="a Gatherer is one process's place in a group"):
+        take(gatherer)
 
 
 def test_a_gatherer_leaves_no_thread_behind() -> None:

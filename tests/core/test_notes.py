@@ -1,6 +1,7 @@
 """What the ranks tell each other when something went wrong, and what that costs where nobody answers."""
 
 import gc
+import json
 import threading
 import time
 import weakref
@@ -159,6 +160,16 @@ def test_an_abort_that_arrives_while_a_rank_asks_makes_nobody_silent() -> None:
     assert isinstance(error, DesyncError)
     assert "rank 1 aborted meanwhile" in str(error)
     assert "no sign of life" not in str(error)
+
+
+def test_the_text_of_an_abort_is_short_and_printable_whatever_its_rank_wrote() -> None:
+    store, bell = LocalStore(), LocalBell()
+    told = Notes(store, bell, "scope", 0, RANKS)
+    store.set("abort", json.dumps([1, "\x1b[2J" + "x" * 1_000_000]))
+    bell.ring("scope", (0,))
+    with pytest.raises(AbortedError, match=r"rank 1 aborted: \\x1b\[2J") as error:
+        told.check()
+    assert len(str(error.value)) < 5000
 
 
 class DeadStore(LocalStore):

@@ -1,13 +1,15 @@
 """Operations that succeed, over ranks that are threads: any world size, any payload size, any thread."""
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from gather_core import Gatherer
+from gather_core import AbortedError, Gatherer
 from gather_core.slot import HEADER_NBYTES, payload_nbytes
-from thread_gatherers import FramesCodec, on_gatherers
+from gather_transports.threads import ThreadsTransport
+from thread_gatherers import FramesCodec, caught, on_gatherers
 
 SLOT = 2048
 
@@ -120,3 +122,29 @@ def test_calls_from_several_threads_of_one_rank_are_serialised() -> None:
     for rank in range(2):
         sent = sorted(result[rank] for result in outcomes[0])
         assert sent == [(rank, worker, number) for worker in range(3) for number in range(20)]
+
+
+def test_a_close_from_another_thread_ends_the_operation() -> None:
+    entered, is_over = threading.Event(), threading.Event()
+
+    class Announces(ThreadsTransport):
+        def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
+            entered.set()
+            return super().all_gather_slots(nbytes, timeout_s=timeout_s)
+
+    def body(gatherer: Gatherer) -> object:
+        if gatherer.rank == 1:
+            return is_over.wait(20)
+
+        def close_once_entered() -> None:
+            assert entered.wait(20)
+            gatherer.close()
+
+        closer = threading.Thread(target=close_once_entered)
+        closer.start()
+        error = caught(gatherer.barrier)
+        is_over.set()
+        closer.join(20)
+        return type(error)
+
+    assert on_gatherers(2, body, Announces, timeout_s=60) == [AbortedError, True]

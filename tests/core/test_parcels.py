@@ -126,6 +126,20 @@ def test_with_overflow_as_error_the_whole_is_judged() -> None:
         assert outcomes == [([2], [rank + 1] * 3) for rank in range(3)]
 
 
+def test_describe_names_slots_in_which_parcels_would_have_travelled_in_one_round() -> None:
+    def body(gatherer: Gatherer) -> tuple[int, int, str]:
+        mine = [bytes(3000), bytes(500 * gatherer.rank)]
+        gatherer.all_to_all(mine)
+        return gatherer.stats.second_rounds, gatherer.stats.largest_slot_nbytes, gatherer.describe()
+
+    (rounds, nbytes, text), other = on_gatherers(2, body, FixedSlots, slot_nbytes=SLOT)
+    assert (rounds, other[1]) == (1, nbytes)
+    assert f"1 of 1 operations needed a second round, which slot_nbytes={nbytes} would have saved" in text
+    assert 3500 < nbytes < 4500
+    again = on_gatherers(2, body, FixedSlots, slot_nbytes=nbytes)
+    assert [outcome[0] for outcome in again] == [0, 0]
+
+
 def test_more_frames_than_a_payload_may_have_travel_by_themselves() -> None:
     def body(gatherer: Gatherer) -> object:
         return gatherer.all_to_all([[b"a"] * 3, [b"b"] * 3])

@@ -33,6 +33,22 @@ def test_numbers_arrays_and_tensors_are_reduced_name_by_name(op: Any, loss: floa
         np.testing.assert_array_equal(reduced["tensor"].numpy(), functions[op](rows, axis=0))
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_truth_values_are_counted_and_means_of_short_integers_do_not_overflow(world_size: int) -> None:
+    def body(gatherer: Gatherer) -> dict[str, Any]:
+        truths = {"bool": True, "array": np.array([True, False]), "tensor": torch.tensor([True, False])}
+        short = {"number": np.uint8(200), "array": np.array([200], "uint8"), "tensor": torch.tensor([100]).char()}
+        sums, means = gatherer.reduce(truths), gatherer.reduce(short, "mean")
+        return {"sums": sums, "means": means, "number": gatherer.reduce({"x": np.uint8(200)})["x"]}
+
+    for outcome in on_gatherers(world_size, body):
+        sums, means = outcome["sums"], outcome["means"]
+        assert type(sums["bool"]) is int
+        assert (sums["bool"], outcome["number"]) == (world_size, 200 * world_size)
+        assert sums["array"].tolist() == sums["tensor"].tolist() == [world_size, 0]
+        assert (means["number"], means["array"].tolist(), means["tensor"].tolist()) == (200, [200], [100])
+
+
 @pytest.mark.parametrize("op", ["sum", "mean", "max", "min"])
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_nan_stays_nan_wherever_it_is(op: str, place: int) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,40 @@ def test_a_payload_of_round_2_that_was_changed_is_refused() -> None:
 
         outcomes = on_gatherers(2, body, Changing, slot_nbytes=1024, key=KEY, payload_checksum=False)
         assert any("payload of rank 1: the seal is wrong" in str(text) for text in outcomes), outcomes
+
+
+@pytest.mark.parametrize("operation", ["all_gather", "all_to_all"])
+def test_what_is_checked_is_what_is_decoded_also_where_a_peer_shares_the_memory_of_round_2(
+    operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Shared(FixedSlots):
+        def all_gather_exact(self, *args: Any, **keywords: Any) -> Sequence[memoryview]:
+            return shared(super().all_gather_exact(*args, **keywords))
+
+        def all_to_all_exact(self, *args: Any, **keywords: Any) -> Sequence[memoryview]:
+            return shared(super().all_to_all_exact(*args, **keywords))
+
+    def shared(views: Sequence[memoryview]) -> Sequence[memoryview]:
+        of_this_rank.memory = [bytearray(view) for view in views]
+        return [memoryview(memory).toreadonly() for memory in of_this_rank.memory]
+
+    def change_behind(self: Seal, header: bytes, payload: memoryview, context: bytes = b"") -> memoryview:
+        sealed = bytes(payload)
+        opened = open_seal(self, header, payload, context)
+        for memory in getattr(of_this_rank, "memory", []):
+            if memory == sealed:
+                memory[:] = bytes(len(memory))
+        return opened
+
+    of_this_rank = threading.local()
+    open_seal = Seal.open
+    monkeypatch.setattr(Seal, "open", change_behind)
+
+    def body(gatherer: Gatherer) -> object:
+        obj = b"x" * 5000
+        return gatherer.all_gather(obj) if operation == "all_gather" else gatherer.all_to_all([obj] * 2)
+
+    assert on_gatherers(2, body, Shared, slot_nbytes=1024, key=KEY) == [[b"x" * 5000] * 2] * 2
 
 
 def test_overflow_counts_the_seal() -> None:

@@ -142,3 +142,23 @@ def test_the_log_has_a_line_for_each_operation_with_rank_and_group(caplog: pytes
     assert "all_gather #1 'loss' sent 192 bytes: encode" in line
     (line,) = lines(lambda gatherer: caught(lambda: gatherer.all_gather(lambda: None)))
     assert line.endswith("all_gather #1 failed: RemoteEncodeError")
+
+
+def test_a_tag_per_step_costs_no_more_in_the_last_step_than_in_the_first() -> None:
+    class CountedTag(str):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            CountedTag.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    stats = Stats()
+    for step in range(1000):
+        stats.of("all_gather", CountedTag(f"step {step}"))
+    CountedTag.compared = 0
+    assert stats.of("all_gather", "step 999") is stats.per_tag[999]
+    assert CountedTag.compared < 100
+    of_all = GroupStats.from_json([stats.to_json().encode()] * 2)
+    assert [stats.per_tag for stats in of_all.ranks] == [stats.per_tag] * 2

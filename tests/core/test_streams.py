@@ -1,17 +1,26 @@
 """Streams of items from every rank to one."""
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gather_core import DesyncError, Gatherer, GatherError, RemoteEncodeError
+from gather_core import (
+    AbortedError,
+    ClosedError,
+    DesyncError,
+    Gatherer,
+    GatherError,
+    GroupBrokenError,
+    RemoteEncodeError,
+)
 from gather_core.errors import ProtocolError
 from gather_core.stream import StreamProgress
 from gather_core.stream_chunks import Budget, Chunks, pack_chunk, unpack_chunk
-from gather_transports.threads import ThreadsTransport
+from gather_transports.threads import ThreadGroup, ThreadRank, ThreadsTransport
 from thread_gatherers import FixedSlots, caught, on_gatherers
 
 TRANSPORTS = {"elastic": ThreadsTransport, "fixed": FixedSlots}
@@ -216,16 +225,203 @@ def test_a_chunk_is_as_long_as_its_share_and_holds_one_item_at_least() -> None:
 
 
 @pytest.mark.parametrize(
-    "frames", [[], [b""], [b"\2"], [b"\0abc"], [b"\0\1\0\0\0"], [b"\0\1\0\0\0", b"", b""], [b"\0", b"x"]]
+    "frames",
+    [
+        [],
+        [b""],
+        [b"\0abc"],
+        [b"\2" + bytes(8)],
+        [bytes(9) + b"abc"],
+        [bytes(9) + b"\1\0\0\0"],
+        [bytes(9) + b"\1\0\0\0", b"", b""],
+        [bytes(9), b"x"],
+        [b"\0\1" + bytes(7)],
+    ],
 )
 def test_a_chunk_that_cannot_be_is_refused(frames: list[bytes]) -> None:
     with pytest.raises(ProtocolError):
-        unpack_chunk([memoryview(frame) for frame in frames])
+        unpack_chunk([memoryview(frame) for frame in frames], 0)
 
 
 def test_a_chunk_comes_out_as_it_went_in() -> None:
     items: list[Any] = [[b"a"], [b"b", b"c"], [b""]]
     for is_last in (False, True):
-        frames = [memoryview(frame) for frame in pack_chunk(items, is_last=is_last)]
-        out, last = unpack_chunk(frames)
+        frames = [memoryview(frame) for frame in pack_chunk(items, 7, is_last=is_last)]
+        out, last = unpack_chunk(frames, 7)
         assert ([[bytes(frame) for frame in item] for item in out], last) == (items, is_last)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_an_item_may_change_as_soon_as_the_next_one_is_asked_for(transport: str) -> None:
+    def items() -> Iterator[Any]:
+        buffer = np.zeros(20_000)
+        for number in range(5):
+            buffer[:] = number
+            yield buffer
+        buffer[:] = -1
+
+    def body(gatherer: Gatherer) -> object:
+        return [(rank, int(array[-1])) for rank, array in gatherer.iter_gather(items())]
+
+    outcomes = on_gatherers(2, body, TRANSPORTS[transport], slot_nbytes=2048)
+    assert outcomes == [[(rank, number) for rank in range(2) for number in range(5)], []]
+
+
+def test_a_chunk_does_not_wait_for_many_slow_items() -> None:
+    ticks = iter([0.0, 0.05, 0.11, 0.2, 0.21, 9.0, 9.0])
+    chunks = Chunks(iter("abcd"), lambda item: [item.encode()], 1 << 20, 1 << 20, lambda: next(ticks))
+    sent = []
+    while not chunks.is_at_end:
+        chunks.current()
+        sent.append(chunks.was_sent())
+    assert sent == [[[b"a"], [b"b"]], [[b"c"], [b"d"]], []]
+
+
+def test_an_iterator_that_has_ended_is_not_asked_again() -> None:
+    class Resumes:
+        asked = 0
+
+        def __iter__(self) -> "Resumes":
+            return self
+
+        def __next__(self) -> int:
+            self.asked += 1
+            if self.asked == 2:
+                raise StopIteration
+            return self.asked
+
+    def body(gatherer: Gatherer) -> list[tuple[int, int]]:
+        return list(gatherer.iter_gather(Resumes() if gatherer.rank else range(20), budget_nbytes=100))
+
+    assert sorted(on_gatherers(2, body)[0]) == [*((0, number) for number in range(20)), (1, 1)]
+
+
+@pytest.mark.parametrize("how", ["with", "close", "raise"])
+def test_who_leaves_the_gatherer_in_the_middle_of_a_stream_lets_nobody_wait(how: str) -> None:
+    def run_rank(member: ThreadRank) -> object:
+        with Gatherer(transport=ThreadsTransport(), group=member, timeout_s=60) as gatherer:
+            pairs = gatherer.iter_gather([bytes(1000)] * 20, budget_nbytes=3000)
+            if gatherer.rank == 0:
+                next(pairs)
+                if how == "close":
+                    gatherer.close()
+                    assert type(caught(lambda: next(pairs))) is ClosedError
+                if how == "raise":
+                    raise KeyError("of the user")
+        return list(pairs)
+
+    receiver, sender = ThreadGroup(2).run(run_rank)
+    expected = {"with": [], "close": AbortedError, "raise": AbortedError}[how]
+    assert sender == expected if how == "with" else type(sender) is expected, sender
+    assert type(receiver) is {"with": list, "close": list, "raise": KeyError}[how], receiver
+    assert "iter_gather() was not at its end" in str(sender) or how != "close"
+
+
+def test_a_function_given_to_run_is_not_called_while_a_stream_runs() -> None:
+    called: list[int] = []
+    with Gatherer() as gatherer:
+        pairs = gatherer.iter_gather([1, 2])
+        next(pairs)
+        assert type(caught(lambda: gatherer.run(called.append, 1))) is GatherError
+        assert type(caught(lambda: gatherer.all_gather_async(1))) is GatherError
+        assert list(pairs) == [(0, 2)]
+    assert called == []
+
+
+def test_threads_may_share_a_stream() -> None:
+    numbers_in_all = 400
+
+    def body(gatherer: Gatherer) -> object:
+        pairs = gatherer.iter_gather((np.full(600, n) for n in range(numbers_in_all)), budget_nbytes=20_000)
+        taken: list[int] = []
+
+        def work() -> None:
+            for _, array in pairs:
+                assert (array == array[0]).all()
+                taken.append(int(array[0]))
+
+        workers = [threading.Thread(target=work) for _ in range(3)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(30)
+        return sorted(taken)
+
+    assert on_gatherers(2, body) == [sorted([*range(numbers_in_all)] * 2), []]
+
+
+def test_a_stream_that_begins_inside_an_operation_is_refused() -> None:
+    class Reentrant:
+        gatherer: Any = None
+
+        def __reduce__(self) -> Any:
+            self.gatherer.iter_gather([1])
+            return (int, ())
+
+    with Gatherer() as gatherer:
+        Reentrant.gatherer = gatherer
+        for error in (
+            caught(lambda: gatherer.all_gather(Reentrant())),
+            gatherer.all_gather_async(Reentrant()).exception(10),
+            caught(lambda: list(gatherer.iter_gather([Reentrant()]))),
+        ):
+            assert "from inside another operation" in str(error)
+        assert gatherer.all_gather(1) == [1]
+
+
+def test_what_progress_does_with_the_gatherer_ends_the_stream_on_every_rank() -> None:
+    def body(gatherer: Gatherer) -> object:
+        report = (lambda _: gatherer.barrier()) if gatherer.rank == 0 else None
+        error = caught(lambda: list(gatherer.iter_gather([bytes(1000)] * 5, budget_nbytes=100, progress=report)))
+        assert isinstance(error, RemoteEncodeError), error
+        return list(error.failures), gatherer.all_gather("next")
+
+    assert on_gatherers(2, body) == [([0], ["next"] * 2)] * 2
+
+
+def test_a_stream_is_no_reason_for_larger_slots() -> None:
+    def body(gatherer: Gatherer) -> object:
+        list(gatherer.iter_gather([bytes(1000)] * 20))
+        return "second round" in gatherer.describe()
+
+    assert on_gatherers(2, body, FixedSlots, slot_nbytes=2048) == [False] * 2
+
+
+def test_a_chunk_that_never_came_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent_twice = Chunks.was_sent
+
+    def skip(self: Chunks) -> Any:
+        sent = sent_twice(self)
+        if sent and self.number == 2:
+            self.current()
+            sent_twice(self)  # as where somebody between the ranks lets only the sender believe that it went
+        return sent
+
+    monkeypatch.setattr(Chunks, "was_sent", skip)
+
+    def body(gatherer: Gatherer) -> object:
+        items = [bytes(1000)] * 8 if gatherer.rank else []
+        return str(caught(lambda: list(gatherer.iter_gather(items, budget_nbytes=100))))
+
+    receiver, sender = on_gatherers(2, body)
+    assert "payload of rank 1: chunk 3 of the stream instead of chunk 2" in str(receiver)
+    assert "aborted" in str(sender)
+
+
+def test_an_interrupt_while_an_item_is_decoded_breaks_the_group_as_in_any_operation() -> None:
+    class Interrupts:
+        def __reduce__(self) -> Any:
+            return (interrupt, ())
+
+    with Gatherer() as gatherer:
+        pairs = gatherer.iter_gather([1, Interrupts(), 3])
+        assert next(pairs) == (0, 1)
+        with pytest.raises(KeyboardInterrupt):
+            next(pairs)
+        assert type(caught(lambda: next(pairs))) is GroupBrokenError
+        assert type(caught(lambda: next(pairs))) is StopIteration
+        assert type(caught(lambda: gatherer.all_gather(0))) is GroupBrokenError
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt

@@ -87,41 +87,53 @@ def test_a_barrier_names_who_is_missing(pool: RankPool, transport: str) -> None:
                 return None
             gatherer.all_gather("first")
             error = caught(lambda: gatherer.barrier(timeout_s=1, tag="epoch"))
-            assert isinstance(error, TransportTimeoutError)
-            return str(error), error.behind
+            return str(error), error.behind if isinstance(error, TransportTimeoutError) else type(error).__name__
 
     outcomes = pool.values(3, body)
-    for text, behind in (outcomes[0], outcomes[2]):
-        assert behind == (1,)
+    found = {behind for _, behind in (outcomes[0], outcomes[2])}
+    assert (1,) in found
+    assert found <= {(1,), "AbortedError"}  # of the other one, where that gave up a moment before
+    for text, _ in (outcomes[0], outcomes[2]):
         assert "rank 1 never entered barrier #2 'epoch'" in text
 
 
-@pytest.mark.parametrize("transport", ["gloo", "shm"])
-def test_a_stream_keeps_to_its_budget(pool: RankPool, transport: str) -> None:
-    total_nbytes, budget_nbytes = 64 << 20, 8 << 20
+MIB = 1 << 20
 
-    def body(rank: int, world_size: int) -> tuple[int, int]:
+
+@pytest.mark.parametrize("transport", ["gloo", "shm"])
+@pytest.mark.parametrize(
+    ("total_nbytes", "budget_nbytes"),
+    [
+        pytest.param(64 * MIB, 8 * MIB, id="64 MiB through 8 MiB"),
+        pytest.param(1024 * MIB, 64 * MIB, id="1 GiB through 64 MiB", marks=pytest.mark.slow),
+    ],
+)
+def test_a_stream_keeps_to_its_budget(pool: RankPool, transport: str, total_nbytes: int, budget_nbytes: int) -> None:
+    def body(rank: int, world_size: int, transport: str, total_nbytes: int, budget_nbytes: int) -> tuple[int, int]:
         from gather_bench.resident import peak_above_before
 
-        item = np.zeros(1 << 17)  # 1 MiB
+        item_nbytes = 1 << 20
+        num_items = total_nbytes // item_nbytes // world_size
+        received = [0] * world_size
 
         def items() -> Iterator[Any]:
-            for _ in range(total_nbytes // item.nbytes // world_size):
-                yield item
+            for number in range(num_items):
+                yield np.full(item_nbytes // 8, number)
 
-        with Gatherer(transport=transport, timeout_s=120) as gatherer:
-            received = 0
+        def stream() -> None:
+            for source, array in gatherer.iter_gather(items(), dst=0, budget_nbytes=budget_nbytes):
+                assert array[0] == array[-1] == received[source]
+                received[source] += 1
 
-            def stream() -> None:
-                nonlocal received
-                for _, array in gatherer.iter_gather(items(), budget_nbytes=budget_nbytes):
-                    received += array.nbytes
+        with Gatherer(transport=transport, timeout_s=300) as gatherer:
+            peak_nbytes = peak_above_before(stream)
+        assert received == [num_items if rank == 0 else 0] * world_size
+        assert peak_nbytes is not None
+        return peak_nbytes, budget_nbytes
 
-            return peak_above_before(stream) or 0, received
-
-    outcomes = pool.values(2, body)
-    assert [received for _, received in outcomes] == [total_nbytes, 0]
-    assert all(peak < 3 * budget_nbytes for peak, _ in outcomes), outcomes
+    # Of its share, a rank has the chunk, its slots, and what has come; all of the others' on the one that receives.
+    for peak_nbytes, budget in pool.values(2, body, transport, total_nbytes, budget_nbytes, timeout_s=600):
+        assert peak_nbytes < 3 * budget
 
 
 def test_an_error_in_the_background_leaves_the_ranks_in_step(pool: RankPool) -> None:
