@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults.traces import Traces
-from gather_core import Gatherer, SetupError, TransportError
+from gather_core import Gatherer, SetupError, TransportError, drop_free_blocks
 from gather_core.host_identity import HOST_ID
 from rank_worker import reached
 from soak.operations import is_same, operations
 from soak.script import Episode
 
 GO = "go"
+_GO_WITHIN_S = 40.0
+"""How long what was given up may take to go: where a rank dies while it connects, Gloo waits for it for 25 s or so."""
 _PAGE_NBYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -40,7 +42,7 @@ def live(rank: int, world_size: int, planned: Episode) -> Ended:
     before = Traces.now()
     reached(GO)
     num_operations, error = _gather(rank, world_size, planned)
-    left = before.left()
+    left = before.left(_GO_WITHIN_S)
     return Ended(os.getpid(), num_operations, error, left, _resident_nbytes())
 
 
@@ -69,5 +71,6 @@ def _gather(rank: int, world_size: int, planned: Episode) -> tuple[int, str]:
 def _resident_nbytes() -> int:
     """Of this process, once it has given back what it does not need."""
     gc.collect()
+    drop_free_blocks()
     ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_NBYTES

@@ -17,6 +17,7 @@ from gather_core.registry import get_transport
 from gather_transports.gloo import GlooTransport
 from gather_transports.gloo_choice import Choice
 from gather_transports.gloo_exchanges import PackedSlots
+from gather_transports.gloo_link import _attempt_s
 from rank_pool import RankPool, reached
 
 SLOT = 2048
@@ -156,3 +157,12 @@ def test_a_rank_that_times_out_says_whom_it_was_waiting_for(pool: RankPool, spec
     texts = pool.values(3, body, spec)
     assert texts[0] == "not all ranks came within 0.3 s; this one was waiting for rank 1"
     assert spec == HUB or texts[2] == texts[0]
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "attempt_s"), [(1.0, 2.0), (9.0, 5.0), (24.0, 5.0), (99.0, 20.0), (600.0, 120.2)]
+)
+def test_gloo_is_told_to_wait_for_a_connection_about_as_long_as_this_rank_does(
+    timeout_s: float, attempt_s: float
+) -> None:
+    assert _attempt_s(timeout_s) == pytest.approx(attempt_s)

@@ -45,6 +45,9 @@ _SEVER_TAG = 0
 """No rank ever sends with it."""
 _SEVER_AFTER = timedelta(milliseconds=1)
 _GIVE_UP_WITHIN_S = 1.0
+_SHORTEST_ATTEMPT_S = 5.0
+"""As packets may be lost, and are sent again after 1 and 3 s."""
+_WAITS_LONGER_BY = 5
 _END_WITHIN_S = 5.0
 
 
@@ -208,6 +211,15 @@ def _finish_ending() -> None:
         thread.join(_END_WITHIN_S)
 
 
+def _attempt_s(timeout_s: float) -> float:
+    """What to tell Gloo, in seconds: whoever connects tries for that long, and who waits for that, five times longer.
+
+    (`Pair::waitUntilConnected` in gloo/transport/tcp/pair.cc.) Nothing ends that wait for a rank that died meanwhile.
+    """
+    whole_s = timeout_s + 1
+    return min(whole_s, max(_SHORTEST_ATTEMPT_S, whole_s / _WAITS_LONGER_BY))
+
+
 class _Connecting:
     """The construction of a process group, on a thread: it blocks until every peer has come."""
 
@@ -258,7 +270,7 @@ class _Connecting:
         try:
             announce(context)
             # Its timeout is that of connecting alone, as every wait has its own.
-            timeout = timedelta(seconds=self._timeout_s + 1)
+            timeout = timedelta(seconds=_attempt_s(self._timeout_s))
             self._made.append(dist.ProcessGroupGloo(self._store, context.rank, context.world_size, timeout))
         except Exception as exc:
             self._failure = exc
