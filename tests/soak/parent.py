@@ -15,9 +15,9 @@ from worker_process import processes_of
 
 HANG_S = 120.0
 """More than an episode takes on a busy machine, timeouts included."""
-WARM_UP = 10
-"""Episodes of a process after which its memory should not grow."""
-MOST_GROWTH_NBYTES = 64 << 20
+WARM_UP = 40
+"""Episodes of a process until it has used every codec and transport; after that its memory should not grow."""
+MOST_GROWTH_NBYTES = 32 << 20
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Tally:
 
 
 def _growth(sizes: Sequence[int]) -> int:
-    if len(sizes) < 2 * WARM_UP:
+    if len(sizes) < WARM_UP + 5:
         return 0
     return int(median(sizes[-5:]) - median(sizes[WARM_UP - 5 : WARM_UP]))
 

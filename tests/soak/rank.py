@@ -14,8 +14,9 @@ from soak.operations import is_same, operations
 from soak.script import Episode
 
 GO = "go"
-_GO_WITHIN_S = 40.0
-"""How long what was given up may take to go: where a rank dies while it connects, Gloo waits for it for 25 s or so."""
+_LONGER_THAN_THE_TIMEOUT_S = 35.0
+"""By how much what was given up may outlast the timeout: a send of Gloo's whose connection is lost may not hear of that,
+and a rank that dies while others connect to it may be waited for until then."""
 _PAGE_NBYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -42,7 +43,7 @@ def live(rank: int, world_size: int, planned: Episode) -> Ended:
     before = Traces.now()
     reached(GO)
     num_operations, error = _gather(rank, world_size, planned)
-    left = before.left(_GO_WITHIN_S)
+    left = before.left(planned.timeout_s + _LONGER_THAN_THE_TIMEOUT_S)
     return Ended(os.getpid(), num_operations, error, left, _resident_nbytes())
 
 

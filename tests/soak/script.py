@@ -45,7 +45,7 @@ def episode(seed: int) -> Episode:
         random.choice([1024, 16384, 1 << 18]),
         random.choice([None, None, b"a key of the soak's"]),
         random.randint(5, 40),
-        {"none": 60.0, "kill": 20.0, "short stop": 60.0, "long stop": 1.5}[disturbance],
+        {"none": 60.0, "kill": 10.0, "short stop": 60.0, "long stop": 1.5}[disturbance],
         disturbance,
         random.choice([0, 1, 2, 2, 3, 3, 3]),  # the last in line oftener, so that there are ranks that live long
         random.uniform(0, 0.6),
