@@ -6,9 +6,10 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 RELEASE_STAMP := $(VENV)/.installed-release
 FUZZ_SECONDS ?= 600
+SOAK_SECONDS ?= 600
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow check format fuzz bench docs docs-check dist dist-test clean
+.PHONY: demo test test-slow check format fuzz faults soak bench results regression docs docs-check dist dist-test clean
 
 demo: $(STAMP)
 	$(BIN)/gather demo
@@ -31,8 +32,25 @@ format: $(STAMP)
 fuzz: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS)
 
+faults: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m faults --markdown docs/faults.md
+
+soak: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m soak --seconds $(SOAK_SECONDS)
+
 bench: $(STAMP)
 	$(BIN)/python -m gather_bench.ratios
+
+# The run of a release, which takes some minutes, and the drawing of it in the README.
+results: $(STAMP)
+	$(BIN)/gather bench --ranks 2,4 --codec pickle --codec msgpack --transport shm --transport gloo --rounds 7 \
+		--payload metrics --payload dpr_step --payload array:1MiB --payload array:4MiB \
+		--json "benchmarks/results/$$($(BIN)/python -c 'import gather_core; print(gather_core.__version__)')-$$(date +%F).json"
+	$(BIN)/python -m gather_bench.headline
+
+# Fails where gather-core is no longer much faster than torch's own, both measured in one run.
+regression: $(STAMP)
+	$(BIN)/python -m gather_bench.regression
 
 docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

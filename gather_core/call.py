@@ -19,18 +19,10 @@ _ROOT_ARGUMENT = {"gather": "dst", "broadcast": "src", "scatter": "src", "iter_g
 """How the operations that have a root call it."""
 
 
-@dataclass(slots=True)
-class Call:
-    """One operation on one rank."""
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """In what an operation differs from the plain one, in which every rank gets objects and decodes them."""
 
-    operation: str
-    root: int | None
-    tag: str
-    timeout_s: Timeout
-    sends: bool
-    """This rank hands in an object."""
-    wanted: Sequence[int]
-    """The ranks whose objects this rank gets."""
     routed: bool = False
     """In round 2, only the root receives."""
     form: Form = "object"
@@ -45,6 +37,25 @@ class Call:
     admit: Callable[[Sequence[int]], Sequence[int]] | None = None
     """Says which of the payloads that are left to round 2, in bytes per rank, go now; the same on every rank."""
 
+
+PLAIN = Manner()
+ROUTED = Manner(routed=True)
+
+
+@dataclass(slots=True)
+class Call:
+    """One operation on one rank."""
+
+    operation: str
+    root: int | None
+    tag: str
+    timeout_s: Timeout
+    sends: bool
+    """This rank hands in an object."""
+    wanted: Sequence[int]
+    """The ranks whose objects this rank gets."""
+    manner: Manner = PLAIN
+
     def check(self, world_size: int) -> int:
         """Checks tag and root; returns 32 bits that tell operations apart in the agreement block.
 
@@ -56,7 +67,7 @@ class Call:
         name = _ROOT_ARGUMENT.get(self.operation)
         if name is not None and (type(self.root) is not int or not 0 <= self.root < world_size):
             raise SettingsError(f"{name} must be a group rank from 0 to {world_size - 1}, not {self.root!r}")
-        return self.op_code("confirmed" if self.confirm else "")
+        return self.op_code("confirmed" if self.manner.confirm else "")
 
     def op_code(self, what: str = "") -> int:
         """32 bits that tell this operation apart, and what is agreed of it besides."""

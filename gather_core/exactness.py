@@ -6,9 +6,11 @@ import sys
 from collections import ChainMap
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any
 
 _NO_PARTS = (type(None), bool, int, str, bytes, float, complex)
+_PATHS = (PosixPath, PurePosixPath, PureWindowsPath, WindowsPath)
 _PICKLE_PROTOCOL = 4
 
 _Seen = ChainMap[tuple[int, int], tuple[object, object]]
@@ -183,6 +185,8 @@ def _value_difference(a: Any, b: Any, path: str, seen: _Seen) -> str | None:
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and isinstance(a, numpy.generic):
         return None if (a.dtype, a.tobytes()) == (b.dtype, b.tobytes()) else _became(a, b, path)
+    if type(a) in _PATHS:  # since Python 3.13 pickled as the segments it was made of, which are not a part of its value
+        return None if str(a) == str(b) else _became(a, b, path)
     if _says_itself(a) and (state := _state(a)) is not None:
         return _difference(state, _state(b), f"{path} as pickled", seen)
     if hasattr(a, "__dict__") and (vars(a) or vars(b)):

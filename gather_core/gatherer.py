@@ -7,13 +7,14 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar, overload
 
-from gather_core.call import Call, Timeout, as_int
+from gather_core.call import PLAIN, ROUTED, Call, Manner, Timeout, as_int
 from gather_core.codec import Codec, DecodeOptions, Limits, TensorDevice
 from gather_core.errors import SettingsError
 from gather_core.lazy import LazyObjects
 from gather_core.membership import Membership
 from gather_core.reduction import check_metrics, combine
 from gather_core.rendezvous import connect
+from gather_core.rounds import Received
 from gather_core.settings import DEFAULT_SLOT_NBYTES, GatherSettings, SettingsSource
 from gather_core.stats import GroupStats, Stats
 from gather_core.stream import GatherStream, Plan, Sender, StreamProgress, StreamRounds
@@ -189,7 +190,8 @@ class Gatherer:
             ClosedError: The Gatherer is closed, or belongs to the parent process.
             GatherError: Another operation of this Gatherer runs in this thread, or a stream has not ended.
         """
-        call = Call("all_gather", None, tag, timeout_s, True, self._everyone, lazy=lazy, confirm=confirm)
+        manner = Manner(lazy=lazy, confirm=confirm) if lazy or confirm else PLAIN
+        call = Call("all_gather", None, tag, timeout_s, True, self._everyone, manner)
         result: list[T] | LazyObjects[T] = self._membership.operate(call, obj)
         return result
 
@@ -200,7 +202,8 @@ class Gatherer:
         dst = as_int(dst)
         is_root = self._is_root(dst)
         wanted = self._everyone if is_root else ()
-        call = Call("gather", dst, tag, timeout_s, True, wanted, routed=True, confirm=confirm)
+        manner = Manner(routed=True, confirm=confirm) if confirm else ROUTED
+        call = Call("gather", dst, tag, timeout_s, True, wanted, manner)
         objects: list[T] = self._membership.operate(call, obj)
         return objects if is_root else None
 
@@ -209,7 +212,8 @@ class Gatherer:
     ) -> Any:
         """(all ranks) Returns the object of rank `src`; what others pass is ignored. Raises as `all_gather`."""
         src = as_int(src)
-        call = Call("broadcast", src, tag, timeout_s, self._is_root(src), (src,), confirm=confirm)
+        manner = Manner(confirm=True) if confirm else PLAIN
+        call = Call("broadcast", src, tag, timeout_s, self._is_root(src), (src,), manner)
         return self._membership.operate(call, obj)[0]
 
     def scatter(
@@ -227,17 +231,7 @@ class Gatherer:
         for. Raises as `all_gather`; an error of `src` too where it hands in another number of objects.
         """
         src = as_int(src)
-        call = Call(
-            "scatter",
-            src,
-            tag,
-            timeout_s,
-            self._is_root(src),
-            (src,),
-            form="parcels",
-            confirm=confirm,
-            checked=self._one_per_rank,
-        )
+        call = Call("scatter", src, tag, timeout_s, self._is_root(src), (src,), self._of_parcels(confirm))
         obj: T = self._membership.operate(call, objs)[0]
         return obj
 
@@ -249,17 +243,7 @@ class Gatherer:
         Bytes that do not fit in a slot travel only to the rank that they are for. Raises as `all_gather`; on every rank
         too where one hands in another number of objects.
         """
-        call = Call(
-            "all_to_all",
-            None,
-            tag,
-            timeout_s,
-            True,
-            self._everyone,
-            form="parcels",
-            confirm=confirm,
-            checked=self._one_per_rank,
-        )
+        call = Call("all_to_all", None, tag, timeout_s, True, self._everyone, self._of_parcels(confirm))
         objects: list[T] = self._membership.operate(call, objs)
         return objects
 
@@ -287,8 +271,8 @@ class Gatherer:
                 and name. The group stays usable.
             GatherError: As `all_gather`.
         """
-        checked = partial(check_metrics, op=op)
-        call = Call(f"reduce({op})", None, tag, timeout_s, True, self._everyone, checked=checked)
+        manner = Manner(checked=partial(check_metrics, op=op))
+        call = Call(f"reduce({op})", None, tag, timeout_s, True, self._everyone, manner)
         return combine(self._membership.operate(call, metrics), op)
 
     def barrier(self, *, timeout_s: Timeout = None, tag: str = "") -> None:
@@ -357,8 +341,8 @@ class Gatherer:
         Raises:
             GatherError: As `all_gather`.
         """
-        call = Call("gather_stats", None, tag, timeout_s, True, self._everyone, form="frames")
-        call.taken = lambda received: GroupStats.from_json([bytes(frames[0]) for _, frames in received])
+        manner = Manner(form="frames", taken=_group_stats)
+        call = Call("gather_stats", None, tag, timeout_s, True, self._everyone, manner)
         result: GroupStats = self._membership.operate(call, [self.stats.to_json().encode()])
         return result
 
@@ -451,6 +435,9 @@ class Gatherer:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Gatherer is one process's place in a group, which cannot be pickled or copied")
 
+    def _of_parcels(self, confirm: bool) -> Manner:
+        return Manner(form="parcels", confirm=confirm, checked=self._one_per_rank)
+
     def _one_per_rank(self, objs: Any) -> list[Any]:
         """The objects for all ranks; raises where there are more or fewer."""
         each = list(objs)
@@ -461,6 +448,10 @@ class Gatherer:
     def _is_root(self, root: object) -> bool:
         """Whether this rank is the root; what is no rank at all is reported by the operation."""
         return type(root) is int and root == self._rank
+
+
+def _group_stats(received: Received) -> GroupStats:
+    return GroupStats.from_json([bytes(frames[0]) for _, frames in received])
 
 
 def _none() -> None:

@@ -134,31 +134,12 @@ class Membership:
             raise
 
     def operate(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
-        """Runs one operation: here, or behind asynchronous ones that have not ended."""
+        """Runs one operation; from here on whatever goes wrong reaches every rank."""
         self._check_process()  # before the locks: in a forked child, a thread of the parent's may hold them for ever
-        if self._calls.is_idle:
-            return self._operate_here(call, obj, failed_call)
-        self._refuse_nested()
-        with self.telling_interrupts():
-            return self._calls.call(lambda: self._operate_here(call, obj, failed_call))
-
-    @contextmanager
-    def telling_interrupts(self) -> Iterator[None]:
-        """Breaks the group where what is no Exception comes between operations that others count on, as in one."""
-        try:
-            yield
-        except Exception:
-            raise
-        except BaseException as exc:
-            self.abort(exc)
-            raise
-
-    def _refuse_nested(self) -> None:
-        if self._activity.thread == threading.get_ident():
-            raise GatherError(_NESTED)
-
-    def _operate_here(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
-        """Runs one operation under the lock; from here on whatever goes wrong reaches every rank."""
+        if self._calls.pending and not self._calls.is_idle:
+            self._refuse_nested()
+            with self.telling_interrupts():
+                return self._calls.call(lambda: self.operate(call, obj, failed_call))
         with self._lock:
             if self._activity.thread is not None:
                 raise GatherError(_NESTED)
@@ -177,6 +158,21 @@ class Membership:
                 self._activity.thread = None
                 if self._broken is None:
                     self._notes.position = (self.rounds.seq, call.operation, call.tag, "done")
+
+    @contextmanager
+    def telling_interrupts(self) -> Iterator[None]:
+        """Breaks the group where what is no Exception comes between operations that others count on, as in one."""
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException as exc:
+            self.abort(exc)
+            raise
+
+    def _refuse_nested(self) -> None:
+        if self._activity.thread == threading.get_ident():
+            raise GatherError(_NESTED)
 
     def call_function(self, call: Call, fn: Callable[..., T], args: Sequence[Any]) -> T:
         """Calls the function given to `run`, while others who ask are told that this is what keeps this rank busy."""

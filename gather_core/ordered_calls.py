@@ -34,8 +34,8 @@ class OrderedCalls:
 
     def __init__(self) -> None:
         self._device = current_device()
-        self._tasks: deque[_Task] = deque()
-        """Those that have not ended; the one that runs comes first."""
+        self.pending: deque[_Task] = deque()
+        """Those that have not ended, the one that runs first; for others to see whether there are any."""
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
         self._is_calling = False
@@ -49,7 +49,7 @@ class OrderedCalls:
         Raises:
             GatherError: As `submit`.
         """
-        if not self._tasks or (self._is_calling and self._is_worker()):
+        if not self.pending or (self._is_calling and self._is_worker()):
             return True
         self._refuse_callbacks()
         return False
@@ -73,7 +73,7 @@ class OrderedCalls:
                 worker = threading.Thread(target=self._work, name="gather-core-async", daemon=True)
                 worker.start()
                 self._worker = worker
-            self._tasks.append(task)
+            self.pending.append(task)
             self._changed.notify_all()
         return future
 
@@ -97,7 +97,7 @@ class OrderedCalls:
             GatherError: As `submit`; also where a call of the worker asks, which would wait for itself.
         """
         with self._changed:
-            futures = [task.future for task in self._tasks]
+            futures = [task.future for task in self.pending]
         if futures and self._is_worker():
             raise GatherError("called from inside an asynchronous operation of the same Gatherer, or a callback of it")
         for future in futures:
@@ -107,9 +107,9 @@ class OrderedCalls:
         """Fails those that have not begun and refuses more; returns whether one runs. Never waits; idempotent."""
         with self._changed:
             self._is_closed = True
-            dropped = [self._tasks.pop() for _ in range(len(self._tasks) - 1)]
+            dropped = [self.pending.pop() for _ in range(len(self.pending) - 1)]
             self._changed.notify_all()
-            is_running = bool(self._tasks) and not self._is_worker()
+            is_running = bool(self.pending) and not self._is_worker()
         for task in reversed(dropped):
             task.future.set_exception(ClosedError(_CLOSED))
         return is_running
@@ -137,15 +137,15 @@ class OrderedCalls:
                 task.future.set_result(result)
                 del result
             with self._changed:
-                self._tasks.popleft()
+                self.pending.popleft()
             del task  # what it refers to, perhaps large, must not live until the next one comes
 
     def _next(self) -> _Task | None:
         """Waits for the next task; None where the worker is to end."""
         with self._changed:
             while self._worker is threading.current_thread():  # else a Ctrl-C has come while it was started
-                if self._tasks:
-                    return self._tasks[0]
+                if self.pending:
+                    return self.pending[0]
                 if self._is_closed:
                     break
                 self._changed.wait()

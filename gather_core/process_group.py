@@ -90,7 +90,7 @@ def join_process_group(group: object) -> GroupContext:
     global_rank = dist.get_rank()
     world: Any = dist.group.WORLD
     name = str(process_group.group_name)
-    bell = bell_of(world, world.get_group_store(), global_rank)
+    bell = bell_of(world, store_of(world), global_rank)
     return GroupContext(
         rank=ranks.index(global_rank),
         world_size=len(ranks),
@@ -101,6 +101,15 @@ def join_process_group(group: object) -> GroupContext:
         timeout_s=_timeout_s(process_group),
         process_group=process_group,
     )
+
+
+def store_of(process_group: Any) -> Any:
+    """The store that the group was made with; torch 2.8 tells it by a function of its own only."""
+    if hasattr(process_group, "get_group_store"):
+        return process_group.get_group_store()
+    from torch.distributed.distributed_c10d import _get_process_group_store
+
+    return _get_process_group_store(process_group)
 
 
 def _process_group(group: object) -> Any:

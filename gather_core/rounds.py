@@ -5,7 +5,7 @@ from time import monotonic
 from typing import Any
 
 from gather_core.blocks import result_buffer
-from gather_core.call import Call
+from gather_core.call import PLAIN, Call
 from gather_core.codec import DecodeOptions, Frames, own
 from gather_core.codec_border import CodecBorder, give_largest
 from gather_core.deadline import Deadline, seconds
@@ -70,22 +70,31 @@ class Rounds:
         outgoing, timeout_s = self._prepare(call, obj, failed_call)
         started_s = monotonic()
         self._enter(call, "round 1")
-        slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=timeout_s)
-        self._check_count(slots)
-        if self._terms.seal is not None:
-            slots = private_copies(slots)
+        slots = self._all_gather_slots(outgoing, timeout_s)
         small = read_small_slots(slots, outgoing.agreement, self._small_up_to) if outgoing.failure is None else None
         if small is not None:
             self._count(call, outgoing)
+            if call.manner is PLAIN:
+                self._enter(call, "decode")
+                decode = self._border.decode
+                return [decode(rank, (small[rank],)) for rank in call.wanted]
             received: Received = [(rank, (small[rank],)) for rank in call.wanted]
         else:
             received = self._judged(call, outgoing, slots, Deadline(timeout_s, started_s))
-        if call.form == "parcels":
+        if call.manner.form == "parcels":
             received = self._deliver(call, outgoing, received, Deadline(timeout_s, started_s))
         self._enter(call, "decode")
-        if call.confirm:
+        if call.manner.confirm:
             return self._confirmed(call, received, timeout_s)
         return self._finished(call, received)
+
+    def _all_gather_slots(self, outgoing: Outgoing, timeout_s: float) -> Sequence[memoryview]:
+        """(all ranks) Round 1: the slots of all ranks, which with seals are copies that peers cannot change."""
+        terms = self._terms
+        slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=timeout_s)
+        if len(slots) != terms.world_size:
+            raise ProtocolError(f"the transport returned {len(slots)} slots for {terms.world_size} ranks")
+        return slots if terms.seal is None else private_copies(slots)
 
     def _enter(self, call: Call, phase: str) -> None:
         """Goes on to a phase, for whoever asks where this rank is, and whoever looks how long it takes."""
@@ -101,10 +110,6 @@ class Rounds:
         """Returns the frames of one object; raises EncodeError and LimitError."""
         return self._border.encode(obj)
 
-    def _check_count(self, slots: Sequence[memoryview]) -> None:
-        if len(slots) != self._terms.world_size:
-            raise ProtocolError(f"the transport returned {len(slots)} slots for {self._terms.world_size} ranks")
-
     def _prepare(self, call: Call, obj: object, failed_call: Exception | None) -> tuple[Outgoing, float]:
         """Fills this rank's slot: with its object, or with what went wrong."""
         timeout_s = self._timeout_s
@@ -118,16 +123,17 @@ class Rounds:
         except Exception as exc:
             return self._writer.write_failure(exc, "encode", self.seq), timeout_s
 
-    def _fill(self, call: Call, obj: object, op: int) -> Outgoing:
+    def _fill(self, call: Call, obj: Any, op: int) -> Outgoing:
+        manner = call.manner
         if not call.sends:
             return self._writer.write((), self.seq, op)
-        if call.checked is not None:
-            obj = call.checked(obj)
-        if call.form == "object":
+        if manner.checked is not None:
+            obj = manner.checked(obj)
+        if manner.form == "object":
             return self._writer.write(self._border.encode(obj), self.seq, op)
-        if call.form == "frames":
-            return self._writer.write(obj, self.seq, op)  # type: ignore[arg-type]
-        return self._fill_with_parcels([self._border.encode(each) for each in obj], op)  # type: ignore[attr-defined]
+        if manner.form == "frames":
+            return self._writer.write(obj, self.seq, op)
+        return self._fill_with_parcels([self._border.encode(each) for each in obj], op)
 
     def _fill_with_parcels(self, parcels: Sequence[Frames], op: int) -> Outgoing:
         terms = self._terms
@@ -163,8 +169,8 @@ class Rounds:
                 payload = slots[rank][HEADER_NBYTES : end - self._seal_nbytes]
                 payloads[rank] = payload if sizes is None else memoryview(bytes(payload))
         if sizes is not None:
-            if call.admit is not None:
-                sizes = list(call.admit(sizes))
+            if call.manner.admit is not None:
+                sizes = list(call.manner.admit(sizes))
             self._enter(call, "round 2")
             arrived = self._round_2(call, outgoing, sizes, deadline)
             for rank in call.wanted:
@@ -177,9 +183,9 @@ class Rounds:
     ) -> Sequence[memoryview]:
         parts = _all_parts(outgoing) if sizes[self._rank] else []
         timeout_s = deadline.remaining_s()
-        receives = not call.routed or call.root == self._rank
+        receives = not call.manner.routed or call.root == self._rank
         into = [result_buffer(size if receives else 0) for size in sizes]
-        if not call.routed:
+        if not call.manner.routed:
             return self._transport.all_gather_exact(parts, sizes, into=into, timeout_s=timeout_s)
         parts_per_peer = [parts if peer == call.root else [] for peer in self._everyone]
         matrix = [[size if peer == call.root else 0 for peer in self._everyone] for size in sizes]
@@ -236,10 +242,10 @@ class Rounds:
         return frames if payload.readonly else give_largest(frames)
 
     def _finished(self, call: Call, received: Received) -> Any:
-        if call.taken is not None:
-            return call.taken(received)
+        if call.manner.taken is not None:
+            return call.manner.taken(received)
         decode = self._border.decode
-        if call.lazy:
+        if call.manner.lazy:
             return LazyObjects(decode, [[own(frame) for frame in frames] for _, frames in received])
         return [decode(rank, frames) for rank, frames in received]
 
@@ -257,10 +263,7 @@ class Rounds:
             outgoing = self._writer.write((), self.seq, call.op_code("confirm"))
         else:
             outgoing = self._writer.write_failure(failure, "decode", self.seq)
-        slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=timeout_s)
-        self._check_count(slots)
-        if self._terms.seal is not None:
-            slots = private_copies(slots)
+        slots = self._all_gather_slots(outgoing, timeout_s)
         try:
             judge(slots, outgoing.agreement, self._terms)
         except RankFailedError as exc:
@@ -271,7 +274,7 @@ class Rounds:
         stats = self._stats
         stats.operations += 1
         stats.sent_nbytes += HEADER_NBYTES + outgoing.nbytes
-        in_slots = call.admit is None  # a stream's chunks are as long as its budget says
+        in_slots = call.manner.admit is None  # a stream's chunks are as long as its budget says
         if verdict is not None and in_slots and verdict.largest_nbytes > self._terms.slot_nbytes:
             stats.second_rounds += verdict.nbytes_in_round_2 is not None
             stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, verdict.largest_nbytes)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from gather_core.call import Call, Timeout
+from gather_core.call import Call, Manner, Timeout
 from gather_core.codec import Frames
 from gather_core.errors import GatherError, ProtocolError
 from gather_core.membership import Membership
@@ -89,8 +89,8 @@ class StreamRounds:
             admit: Says whose payloads go in round 2.
             take: Makes the result of what this rank has received, which is borrowed until the next round.
         """
-        call = Call("iter_gather", self._dst, self._tag, self._timeout_s, True, self._wanted, routed=True)
-        call.form, call.checked, call.admit, call.taken = "frames", frames, admit, take
+        manner = Manner(routed=True, form="frames", checked=frames, admit=admit, taken=take)
+        call = Call("iter_gather", self._dst, self._tag, self._timeout_s, True, self._wanted, manner)
         result: T = self._membership.operate(call, None)
         return result
 

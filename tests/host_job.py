@@ -36,6 +36,7 @@ def run_on_hosts(
     body: Callable[..., Any],
     *arguments: Any,
     lost: int = 0,
+    meanwhile: Callable[[], None] = lambda: None,
     **variables: str,
 ) -> list[Any]:
     """What `body(rank, world_size, *arguments)` returns on each rank; None for a rank that was killed.
@@ -47,6 +48,7 @@ def run_on_hosts(
         body: Sent by value.
         arguments: Sent along.
         lost: How many ranks will not come back.
+        meanwhile: Called once all ranks have been started.
         variables: More of the environment.
     """
     (folder / "body").write_bytes(cloudpickle.dumps((body, arguments)))
@@ -58,6 +60,7 @@ def run_on_hosts(
         environment = hosts.environment(host) | more | variables
         ranks.append(subprocess.Popen(hosts.command(host, command), env=environment, stderr=subprocess.PIPE, text=True))
     try:
+        meanwhile()
         _wait(ranks)
     finally:
         for process in ranks:

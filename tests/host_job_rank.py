@@ -49,9 +49,9 @@ def _main() -> None:
     written = folder / f"written by {rank}"
     written.write_bytes(cloudpickle.dumps(outcome))
     os.rename(written, folder / f"outcome {rank}")
-    store.add("done", 1)
     deadline = time.monotonic() + _WITHIN_S
-    while rank == 0 and store.add("done", 0) < world_size - int(os.environ.get("GATHER_TEST_LOST", "0")):
+    num_expected = world_size - int(os.environ.get("GATHER_TEST_LOST", "0"))
+    while rank == 0 and len([*folder.glob("outcome *")]) < num_expected:  # the network may be down: not by the store
         if time.monotonic() > deadline:
             break
         time.sleep(0.01)

@@ -34,10 +34,14 @@ def made_report(
     peers: tuple[str, ...] = PEERS,
     rounds: int = 15,
     noise: float = 0.03,
+    launches: int = 1,
+    launch_noise: float = 0.0,
     seed: int = 0,
     slower: Mapping[tuple[str, str], float] | None = None,
 ) -> Report:
     """Rounds that scatter by `noise`, all ways of a round together by as much again.
+
+    Launches of each way scatter by `launch_noise` beside.
 
     Args:
         codecs: As of the options.
@@ -47,6 +51,8 @@ def made_report(
         peers: Which were measured.
         rounds: How many.
         noise: Standard deviation of a round's logarithm.
+        launches: How many have run the rounds, equally many each.
+        launch_noise: Standard deviation of a launch's logarithm.
         seed: Of all that is random.
         slower: By codec and transport, how many times longer it takes.
     """
@@ -58,7 +64,13 @@ def made_report(
             common = [random.lognormvariate(0, noise) for _ in range(rounds)]
 
             def timing(seconds: float, common: list[float] = common) -> Timing:
-                return Timing.of([seconds * each * random.lognormvariate(0, noise) for each in common])
+                of_launches = [random.lognormvariate(0, launch_noise) if launch_noise else 1.0 for _ in range(launches)]
+                of_rounds = [each * random.lognormvariate(0, noise) for each in common]
+                part = rounds // launches
+                return Timing.of(
+                    [seconds * of_launches[number // part] * each for number, each in enumerate(of_rounds)],
+                    [part] * launches,
+                )
 
             cost = (1 + NBYTES[payload] / 2e4) * world_size / 2
             theirs = {peer: timing(300e-6 * cost / (1 + number)) for number, peer in enumerate(peers)}
@@ -69,7 +81,9 @@ def made_report(
             rows += [
                 _row(payload, world_size, peer, None, seconds, theirs[BASELINE]) for peer, seconds in theirs.items()
             ]
-    options = Options(codecs=codecs, transports=transports, payloads=payloads, rounds=rounds, peers=bool(peers))
+    options = Options(
+        codecs=codecs, transports=transports, payloads=payloads, rounds=rounds, peers=bool(peers), launches=launches
+    )
     return Report(replace(ENVIRONMENT, world_sizes=world_sizes), options, tuple(rows))
 
 

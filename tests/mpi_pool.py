@@ -60,6 +60,13 @@ class MpiRank(WorkerProcess):
     def interrupt(self, number: signal.Signals) -> None:
         os.kill(self._pid, number)
 
+    def pids(self) -> set[int]:
+        """Its process, and the one that has started it."""
+        with contextlib.suppress(OSError):  # it has ended
+            parent = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()[1]
+            return {self._pid, int(parent)}
+        return {self._pid}
+
 
 class MpiJob:
     """An mpiexec and its ranks."""
@@ -118,6 +125,10 @@ class MpiPool(RankPool):
         if world_size != self._world_size:
             raise ValueError(f"this job has {self._world_size} ranks, not {world_size}")
         return super().start(world_size, body, *args, init=False)
+
+    def pids(self) -> set[int]:
+        """Also of the processes between mpiexec and its ranks, of which it has one per host."""
+        return super().pids() | {pid for rank in self._workers if isinstance(rank, MpiRank) for pid in rank.pids()}
 
     def _take(self, world_size: int) -> Sequence[WorkerProcess]:
         if any(worker.process.poll() is not None for worker in self._workers) or len(self._workers) < world_size:

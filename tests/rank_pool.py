@@ -217,6 +217,15 @@ class RankPool:
             raise AssertionError(f"the body failed on {sorted(failed)}\n{_by_rank(failed)}")
         return [outcome.value for outcome in outcomes]
 
+    def prepare(self, world_size: int) -> None:
+        """Starts the workers that a body on so many ranks needs, and waits until they have imported everything."""
+        for worker in list(self._take(world_size)):
+            worker.wait_until_ready()
+
+    def pids(self) -> set[int]:
+        """The process ids of the workers, and of what starts them."""
+        return {worker.process.pid for worker in self._workers}
+
     def close(self) -> list[str]:
         """Stops all workers, and returns what bodies left behind: processes (killed now) and temporary files."""
         if self._running is not None:

@@ -82,22 +82,23 @@ class WorkerProcess:
 def end_processes_of(scratch: Path, within_s: float = 3) -> list[str]:
     """Kills what outlived its worker, forked or spawned by it: its environment names the scratch folder (Linux)."""
     deadline = time.monotonic() + within_s  # a resource tracker ends a little after its process
-    while (pids := _processes_of(scratch)) and time.monotonic() < deadline:
+    while (pids := processes_of(scratch)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    while _processes_of(scratch) and time.monotonic() < deadline + within_s:
+    while processes_of(scratch) and time.monotonic() < deadline + within_s:
         time.sleep(0.01)  # a killed process is there for a moment
-    return [f"process {pid}" for pid in pids]
+    return [f"process {pid}" for pid in sorted(pids)]
 
 
-def _processes_of(scratch: Path) -> list[int]:
-    pids = []
+def processes_of(scratch: Path) -> set[int]:
+    """The processes whose environment names the scratch folder (Linux)."""
+    pids = set()
     for environ in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # has ended, or is another user's
             if os.fsencode(scratch) in environ.read_bytes():
-                pids.append(int(environ.parent.name))
+                pids.add(int(environ.parent.name))
     return pids
 
 

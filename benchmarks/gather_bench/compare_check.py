@@ -6,6 +6,7 @@ measured, and for each transport what it would have measured, were that transpor
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from gather_bench.bench.cases import GATHERER, Case, peer_cases
+from gather_bench.bench.launches import pooled_rows
 from gather_bench.bench.measure import run_cases
 from gather_bench.bench.payloads import payload
 from gather_bench.bench.results import Row
@@ -105,26 +107,32 @@ def main() -> None:
     """Measures or reads runs, and prints how often their comparisons were wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10, help="how often to measure, with new processes each time")
-    parser.add_argument("--rounds", type=int, default=15, help="of each run")
+    parser.add_argument("--rounds", type=int, default=15, help="of each run, in all of its launches together")
+    parser.add_argument("--launches", type=int, default=1, help="how often each run starts its processes; 8 are enough")
     parser.add_argument("--json", type=Path, help="keep the runs in this file")
     parser.add_argument("--from", type=Path, dest="saved", nargs="+", help="take the runs of such files instead")
     arguments = parser.parse_args()
     if arguments.saved:
         runs = [run for path in arguments.saved for run in _read(path)]
     else:
-        runs = _measure_runs(arguments.runs, arguments.rounds, arguments.json)
+        runs = _measure_runs(arguments.runs, arguments.rounds, arguments.launches, arguments.json)
     print_rates(runs)
 
 
-def _measure_runs(number: int, rounds: int, file: Path | None) -> list[list[Row]]:
+def _measure_runs(number: int, rounds: int, launches: int, file: Path | None) -> list[list[Row]]:
     """What is measured is kept at once, so that it is not lost where the rest is not waited for."""
     runs: list[list[Row]] = []
     while len(runs) < number:
-        runs.append(run_local_ranks(2, measure, rounds))
+        runs.append(_measure_run(rounds, launches))
         print(f"{len(runs)} of {number} runs", file=sys.stderr, flush=True)
         if file is not None:
             file.write_text(json.dumps([[asdict(row) for row in run] for run in runs]), encoding="utf-8")
     return runs
+
+
+def _measure_run(rounds: int, launches: int) -> list[Row]:
+    part = math.ceil(rounds / launches)
+    return pooled_rows([run_local_ranks(2, measure, part) for _ in range(launches)])
 
 
 def _read(path: Path) -> list[list[Row]]:

@@ -100,6 +100,15 @@ class NetworkHosts:
         """Takes a host's network "down" or "up"."""
         _ip("-n", self._hub, "link", "set", f"to-{host}", state)
 
+    def cut(self, host: int, other: int) -> None:
+        """Lets a host reach another one no more, while both reach all others."""
+        _ip("-n", self._names[host], "route", "add", "blackhole", f"{address(other)}/32")
+
+    def slow_down(self, host: int, rate: str) -> None:
+        """Bounds what leaves a host, such as to "1mbit"."""
+        shape = ["tc", "qdisc", "add", "dev", INTERFACE, "root", "tbf", "rate", rate, "burst", "16kb", "latency", "1s"]
+        _ip("netns", "exec", self._names[host], *shape)
+
 
 def address(host: int) -> str:
     """The address of a host."""

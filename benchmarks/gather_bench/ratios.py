@@ -32,7 +32,7 @@ class Ratio:
     ours: str
     peer: str
     ours_s: float
-    """Seconds per call on the slowest rank, median."""
+    """Seconds per call on the slowest rank; the median of the rounds, unless said otherwise."""
     peer_s: float
     target: float
     """The least that is wanted."""
@@ -42,8 +42,13 @@ class Ratio:
         """The ratio itself."""
         return self.peer_s / self.ours_s
 
+    @property
+    def is_met(self) -> bool:
+        """Whether it is at least what is wanted."""
+        return self.value >= self.target
+
     def __str__(self) -> str:
-        verdict = "met" if self.value >= self.target else "MISSED"
+        verdict = "met" if self.is_met else "MISSED"
         return (
             f"  {self.workload:8} {self.ours:12} vs {self.peer:17} {self.ours_s * 1e6:9.0f} us against "
             f"{self.peer_s * 1e6:9.0f} us: {self.value:5.1f} x, target {self.target:g} x {verdict}"

@@ -7,6 +7,7 @@ import math
 import re
 import struct
 from decimal import Decimal
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,6 +90,7 @@ TAGGED.tag = 1  # type: ignore[attr-defined]
         (collections.defaultdict(int), collections.defaultdict(list), "$.default_factory: <class 'int'> became"),
         (collections.deque([1], 2), collections.deque([1], 3), "as pickled[1][1]: 2 became 3"),
         *((TaggedList(1), TaggedList(2), ".__dict__"), ({1: 2}, {True: 2}, "int became bool")),
+        *((PureWindowsPath("A"), PureWindowsPath("a"), "became"), (PureWindowsPath("a"), PurePosixPath("a"), "became")),
         *((memoryview(b"x"), memoryview(bytearray(b"x")), "memoryview"), (bytearray(b"x"), bytearray(b"y"), "became")),
     ],
     ids=str,
@@ -108,6 +110,7 @@ def test_what_differs_is_found_and_named(was: object, now: object, text: str) ->
         *((np.array(["a", None], object), np.array(["a", None], object)), (np.arange(4)[::2], np.array([0, 2]))),
         *((Slots(math.nan), Slots(float("nan"))), (Caching(1, 2), Caching(1, 3))),
         *((collections.deque([math.nan]), collections.deque([float("nan")])), ({(1, math.nan)}, {(1, float("nan"))})),
+        (PurePosixPath("a", "..", "b"), PurePosixPath("a/../b")),
         *((memoryview(b"x"), memoryview(b"x")), (Record({1: [Record(math.nan)]}), Record({1: [Record(float("nan"))]}))),
     ],
     ids=str,

@@ -91,6 +91,7 @@ def test_the_gadgets_work_where_code_may_run(confined: Confined, tmp_path: Path)
 
 @pytest.mark.plan(57)
 @pytest.mark.parametrize("spec", CODE)
+@pytest.mark.fault(30)
 def test_where_code_is_forbidden_on_one_rank_no_rank_gets_to_decode(spec: str, tmp_path: Path) -> None:
     def construct(member: ThreadRank) -> object:
         with Gatherer(codec=spec, transport="threads", group=member, timeout_s=10) as gatherer:
@@ -103,6 +104,7 @@ def test_where_code_is_forbidden_on_one_rank_no_rank_gets_to_decode(spec: str, t
 
 
 @pytest.mark.plan(57)
+@pytest.mark.fault(30)
 def test_a_rank_with_a_codec_that_runs_code_is_refused_by_the_others_before_the_first_byte(tmp_path: Path) -> None:
     def construct(member: ThreadRank) -> object:
         codec = "pickle" if member.rank else "msgpack"

@@ -87,6 +87,7 @@ def test_thirteen_bytes_that_declare_petabytes_are_refused(confined: Confined, s
     ],
     ids=["ratio", "frame", "payload", "table", "low", "no size", "high", "nothing", "no size, true", "zero"],
 )
+@pytest.mark.fault(29)
 def test_a_bomb_is_refused_whatever_it_declares(confined: Confined, size: int, packed: bytes, limits: Limits) -> None:
     assert len(packed) < 26_000
     message = _message(size, packed)
@@ -119,6 +120,7 @@ def _behind(more: bytes) -> list[bytes]:
         _message(1, _frame((1 << 3 | 3 << 1 | _LAST).to_bytes(3, "little") + b"\0", 1)),
     ],
 )
+@pytest.mark.fault(29)
 def test_what_is_not_one_frame_of_the_declared_size_is_refused(confined: Confined, message: list[bytes]) -> None:
     hostile.refusal(confined.call(hostile.decode, "msgpack+zstd", message, LOOSE, more_nbytes=8 * _MIB))
 

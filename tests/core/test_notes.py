@@ -166,7 +166,7 @@ def test_the_text_of_an_abort_is_short_and_printable_whatever_its_rank_wrote() -
     store, bell = LocalStore(), LocalBell()
     told = Notes(store, bell, "scope", 0, RANKS)
     store.set("abort", json.dumps([1, "\x1b[2J" + "x" * 1_000_000]))
-    bell.ring("scope", [0])
+    bell.ring("scope", (0,))
     with pytest.raises(AbortedError, match=r"rank 1 aborted: \\x1b\[2J") as error:
         told.check()
     assert len(str(error.value)) < 5000

@@ -24,6 +24,7 @@ _BASELINE = "torch_all_gather_object"
 _PEERS = [_BASELINE, "all_gather_list", "raw_collective", "raw_copy"]
 _BENCH = ["-m", "gather_core", "bench"]
 _QUICK = ["--rounds", "2", "--calls", "2"]
+_FILES = ["--json", "out.json", "--html", "out.html", "--csv", "out.csv"]
 
 
 def _run(
@@ -59,8 +60,10 @@ def _check_measured(row: dict[str, Any], baseline: dict[str, Any]) -> None:
 def test_local_workers_measure_the_cross_product_and_say_why_a_way_was_not_measured(tmp_path: Path) -> None:
     ways = ["--codec", "pickle", "--codec", "raw", "--transport", "auto", "--transport", "threads"]
     payloads = ["--payload", "metrics", "--payload", "array:1KiB"]
-    done = _run([*_BENCH, "--ranks", "2", *ways, *payloads, *_QUICK, "--json", "out.json"], tmp_path)
+    done = _run([*_BENCH, "--ranks", "2", *ways, *payloads, *_QUICK, *_FILES], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "threads" in (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert "threads" in (tmp_path / "out.csv").read_text(encoding="utf-8")
     text = (tmp_path / "out.json").read_text()
     report = json.loads(text)
     rows = {(row["payload"], row["codec"] or row["way"], row["transport"]): row for row in report["rows"]}
@@ -101,10 +104,11 @@ def test_under_torchrun_the_ranks_of_the_job_are_used_and_rank_0_alone_reports(t
     assert "Warning" not in done.stderr
 
 
-def test_ranks_cannot_be_chosen_inside_a_job(tmp_path: Path) -> None:
-    done = _as_job_of_one(["--ranks", "2"], tmp_path)
+@pytest.mark.parametrize("option", ["--ranks", "--launches"])
+def test_ranks_and_launches_cannot_be_chosen_inside_a_job(option: str, tmp_path: Path) -> None:
+    done = _as_job_of_one([option, "2"], tmp_path)
     assert done.returncode == 2
-    assert "--ranks" in done.stderr
+    assert option in done.stderr
     assert "torchrun" in done.stderr
     assert done.stdout == ""
 

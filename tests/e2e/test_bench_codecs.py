@@ -71,7 +71,7 @@ def test_without_pandas_the_frame_says_what_it_needs_and_the_rest_is_measured(mo
 
 def test_codecs_and_peers_are_measured_on_every_payload_and_refusals_are_rows(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"# Title\n{markdown.START}\nold\n{markdown.END}\nend\n")
+    page.write_text(f"# Title\n{markdown.PART.start}\nold\n{markdown.PART.end}\nend\n")
     codecs = ["--codec", "msgpack", "--codec", "raw", "--payload", "metrics", "--payload", "dataframe"]
     files = ["--json", str(tmp_path / "out.json"), "--markdown", str(page)]
     done = _bench(*codecs, "--rounds", "2", "--calls", "1", *files)
@@ -90,8 +90,8 @@ def test_codecs_and_peers_are_measured_on_every_payload_and_refusals_are_rows(tm
     assert report["machine"]["versions"]["pandas"]
     assert "REFUSED msgpack: msgpack cannot encode $: it keeps no pandas.DataFrame" in " ".join(done.output.split())
     text = page.read_text()
-    assert text.startswith(f"# Title\n{markdown.START}\n")
-    assert text.endswith(f"{markdown.END}\nend\n")
+    assert text.startswith(f"# Title\n{markdown.PART.start}\n")
+    assert text.endswith(f"{markdown.PART.end}\nend\n")
     assert "old" not in text
     assert "| `dataframe` | refused | refused |" in text
 
@@ -223,7 +223,7 @@ def test_markdown_says_each_reason_once_and_quotes_it() -> None:
 
 
 def test_the_page_holds_a_table_of_all_payloads_and_codecs_that_can_be_made_anew() -> None:
-    assert markdown.page_problem(_PAGE) is None
+    assert markdown.PART.problem(_PAGE) is None
     lines = _PAGE.read_text().splitlines()
     ways = [*CodecOptions().codecs, *(way.name for way in peer_ways())]
     for title in ("size", "encode", "decode"):

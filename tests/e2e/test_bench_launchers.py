@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from gather_bench.bench.cases import mpi_cases
@@ -139,6 +140,7 @@ def test_rank_0_keeps_the_store_until_all_others_have_left(monkeypatch: pytest.M
         def wait(self, keys: list[str], timeout: timedelta) -> None:
             awaited.extend(keys)
 
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     monkeypatch.setattr(dist, "init_process_group", lambda *args, **kwargs: None)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     monkeypatch.setattr(SrunJob, "rendezvous", lambda job: {"store": Store()})

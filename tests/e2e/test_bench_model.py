@@ -12,17 +12,21 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from gather_bench.bench import command
 from gather_bench.bench.command import bench
 from gather_bench.bench.options import Options
 from gather_bench.bench.results import Report, Row, Timing
 from gather_bench.model.cluster import Cluster
 from gather_bench.model.fit import CannotFitError, fit_all
-from gather_bench.model.markdown import END, START
+from gather_bench.model.markdown import PART
 from gather_bench.model.nonnegative import nonnegative_least_squares
-from gather_bench.model.points import SEED, Measured, Way, points_of
-from gather_bench.model.predict import predict
+from gather_bench.model.options import ModelOptions
+from gather_bench.model.points import SEED, Measured, Way, cores_of, points_of
+from gather_bench.model.predict import Prediction, predict
+from gather_bench.model.sheets import conclusions
+from gather_bench.model.study import Study
 from gather_bench.model.terms import Term
-from gather_bench.model.work import Job, Work, all_gather_list, flat_gloo, hierarchical, shm
+from gather_bench.model.work import Job, Work, all_gather_list, flat_gloo, hierarchical, shm, work_of
 from made_report import ENVIRONMENT
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -124,6 +128,14 @@ def test_gloo_goes_the_way_that_its_table_says() -> None:
     assert flat_gloo(_job(64, hosts=8, cores=8))[Term.NETWORK_BYTE] == 8 * 56 * (1024 + 64)
 
 
+def test_gloo_with_other_bounds_goes_another_way() -> None:
+    directly = work_of("gloo:hub_up_to_nbytes=0,all_to_all_up_to_nbytes=0")
+    assert directly is not None
+    assert (directly(_job(4))[Term.MESSAGE], directly(_job(4))[Term.HOP]) == (6 * 2, 2)
+    assert work_of("gloo:chunk_nbytes=1") is None
+    assert work_of("threads") is None
+
+
 def test_a_leader_sends_to_other_hosts_what_its_host_has_and_every_rank_decodes_all() -> None:
     job = _job(64, hosts=8, cores=8)
     flat, by_hosts = flat_gloo(job), hierarchical(job)
@@ -149,6 +161,20 @@ def test_predictions_go_up_to_8192_ranks_and_leave_out_what_was_not_measured() -
     assert with_seed[5].seconds[_SEED] > 2 * 8191 * 100e-6
     without_gloo = predict(fit_all(_points(_SHM)), Cluster())
     assert [len(each.seconds) for each in without_gloo[:2]] == [1, 0]  # on one host shm+gloo is shm
+
+
+def test_a_conclusion_names_the_numbers_of_ranks_at_which_the_hierarchy_halves_the_time() -> None:
+    flat, nested = _GLOO, Way("pickle", "shm+gloo")
+    times = {8: (4.0, 1.0), 32: (4.0, 2.0), 128: (3.0, 2.0)}
+    predictions = [
+        Prediction("pickle", 1000, world_size, world_size // 8, {flat: one, nested: other})
+        for world_size, (one, other) in times.items()
+    ]
+    told = list(conclusions(Study(ENVIRONMENT, 1, (), Cluster(), predictions)))
+    assert told == [
+        "pickle, 1.00 kB per rank: shm+gloo takes at most half as long as gloo with 8 and 32 ranks, "
+        "at 128 ranks gloo takes 1.50 times as long as shm+gloo (modelled)"
+    ]
 
 
 def test_a_slower_network_is_assumed_where_it_is_said_to_be() -> None:
@@ -265,12 +291,12 @@ def test_what_stands_between_the_markers_of_a_page_is_replaced_with_a_drawing_be
     saved: Path, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"# Title\n{START}\nold\n{END}\nend\n")
+    page.write_text(f"# Title\n{PART.start}\nold\n{PART.end}\nend\n")
     done = _bench("--model", "--from", str(saved), "--markdown", str(page))
     assert done.exit_code == 0, done.output
     text = page.read_text()
-    assert text.startswith(f"# Title\n{START}\n\n### Many ranks")
-    assert text.endswith(f"{END}\nend\n")
+    assert text.startswith(f"# Title\n{PART.start}\n\n### Many ranks")
+    assert text.endswith(f"{PART.end}\nend\n")
     assert "old" not in text
     assert "](page.svg)" in text
     drawn = ElementTree.fromstring((tmp_path / "page.svg").read_text())
@@ -283,17 +309,16 @@ def test_what_stands_between_the_markers_of_a_page_is_replaced_with_a_drawing_be
     ("arguments", "told"),
     [
         (["--model", "--only-codecs"], "--model is about ranks"),
-        (["--model", "--markdown", __file__], "it must hold the lines"),
+        (["--model", "--markdown", __file__, "--from"], "it must hold the lines"),
         (["--markdown", "page.md"], "--markdown goes with --only-codecs or --model"),
     ],
 )
-def test_what_cannot_be_modelled_is_refused_before_anything_is_measured(
-    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_modelled_is_refused_and_nothing_is_measured(
+    arguments: list[str], told: str, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gather_bench import local_ranks
-
-    monkeypatch.setattr(local_ranks, "run_local_ranks", lambda *_: pytest.fail("workers were started"))
-    done = _bench(*arguments)
+    for name in ("run_locally", "run_only_codecs"):
+        monkeypatch.setattr(command, name, lambda *_: pytest.fail("something was measured"))
+    done = _bench(*arguments, *([str(saved)] if arguments[-1] == "--from" else []))
     assert (done.exit_code, told in " ".join(done.output.split())) == (2, True)
 
 
@@ -310,11 +335,23 @@ def test_reports_that_do_not_suffice_or_belong_together_fail_with_what_to_do(sav
 
 def test_the_page_on_scaling_and_its_drawing_are_what_the_command_makes_of_the_results(tmp_path: Path) -> None:
     page, drawing = _DOCS / "scaling.md", _DOCS / "scaling.svg"
-    (command,) = re.findall(r"^gather bench (--model .*--markdown docs/scaling\.md)$", page.read_text(), re.MULTILINE)
+    (line,) = re.findall(r"^gather bench (--model .*--markdown docs/scaling\.md)$", page.read_text(), re.MULTILINE)
     copy = tmp_path / "scaling.md"
     copy.write_text(page.read_text())
-    arguments = [str(copy) if word == "docs/scaling.md" else word for word in command.split()]
+    arguments = [str(copy) if word == "docs/scaling.md" else word for word in line.split()]
     done = _bench(*(str(_DOCS.parent / word) if word.endswith(".json") else word for word in arguments))
     assert done.exit_code == 0, done.output
     assert copy.read_text() == page.read_text()
     assert copy.with_suffix(".svg").read_text() == drawing.read_text()
+
+
+def test_threads_of_one_core_count_for_a_quarter_more_than_one() -> None:
+    machine = replace(ENVIRONMENT, cpu_count=16)
+    assert [cores_of(replace(machine, threads_per_core=threads)) for threads in (None, 1, 2)] == [16, 16, 10]
+
+
+def test_what_a_report_knows_of_its_threads_counts_more_than_the_option() -> None:
+    options = ModelOptions(threads_per_core=2)
+    for known, used in ((None, 2), (1, 1)):
+        report = Report(replace(ENVIRONMENT, threads_per_core=known), Options(), ())
+        assert options._with_threads(report).environment.threads_per_core == used

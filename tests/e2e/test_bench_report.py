@@ -23,8 +23,8 @@ _BASELINE = "torch_all_gather_object"
 
 
 def test_the_spread_is_that_of_the_rounds() -> None:
-    assert Timing.of([5.0, 1.0, 2.0, 4.0, 3.0]) == Timing(3.0, 2.0, 4.0, (5.0, 1.0, 2.0, 4.0, 3.0))
-    assert Timing.of([7.0]) == Timing(7.0, 7.0, 7.0, (7.0,))
+    assert Timing.of([5.0, 1.0, 2.0, 4.0, 3.0]) == Timing(3.0, 2.0, 4.0, (5.0, 1.0, 2.0, 4.0, 3.0), (5,))
+    assert Timing.of([7.0]) == Timing(7.0, 7.0, 7.0, (7.0,), (1,))
 
 
 _ENVIRONMENT = Environment("0", "2.8", "3.11", "Linux", "A CPU", 2, (2, 4), 1, "gloo", "local", "2025-01-31")

@@ -58,24 +58,26 @@ def test_no_rank_waits_longer_than_it_was_in_the_exchange(entered: float) -> Non
 
 def test_rows_of_gatherers_are_split_and_all_that_are_measured_say_what_memory_they_took(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> Any:
-        from gather_bench.bench.job import run_job
+        from gather_bench.bench.cases import opened_cases
+        from gather_bench.bench.measure import run_cases
         from gather_bench.bench.options import Options
+        from gather_bench.bench.payloads import payload
 
-        options = Options(("raw",), ("gloo",), ("skewed:4MiB,64",), rounds=1, calls=1)
-        return run_job(options).rows
+        with opened_cases(Options(("raw",), ("gloo",)), "local") as cases:
+            chosen = [case for case in cases if case.way in ("gatherer", "raw_copy")]
+            return run_cases(chosen, {"skewed": payload("skewed:4MiB,64")}, rounds=1, calls=1)
 
     first, second = pool.values(2, body)
     assert first == second
-    ours, *peers = first
-    assert {row.way: row.split for row in peers} == {row.way: None for row in peers}
+    ours, peer = first
+    assert peer.split is None
     assert min(ours.split.encode, ours.split.wait, ours.split.transfer, ours.split.decode) >= 0
     assert ours.split.encode + ours.split.transfer + ours.split.decode > 0
     assert 4 * _MIB < ours.encoded_nbytes < ours.received_nbytes - 64 < 4 * _MIB + 64
     assert ours.encoded_nbytes + 64 < ours.fitting_slot_nbytes < ours.encoded_nbytes + 256
     if resident.CLEAR_REFS.exists():
-        by_way = {row.way: row.peak_nbytes for row in first}
-        assert by_way["gatherer"] > 3 * _MIB, "the object that arrives"
-        assert by_way["raw_copy"] < 3 * _MIB, "it copies into memory that it has"
+        assert ours.peak_nbytes > 3 * _MIB, "the object that arrives"
+        assert peer.peak_nbytes < 3 * _MIB, "it copies into memory that it has"
 
 
 @pytest.mark.skipif(not resident.CLEAR_REFS.exists(), reason="the system does not tell")

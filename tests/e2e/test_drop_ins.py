@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import threading
 import time
 import warnings
@@ -99,7 +100,8 @@ def test_ranks_outside_the_group_are_warned_and_their_lists_stay_as_they_are(poo
             all_gather_object(places, rank, group=pair)
             gather_object(rank, places if rank == 1 else None, dst=1, group=pair)
             broadcast_object_list(places, src=1, group=pair)
-        return places, [(str(w.message), os.path.basename(w.filename)) for w in caught if w.category is UserWarning]
+        here = sys._getframe().f_code.co_filename  # which some versions of cloudpickle replace
+        return places, [(str(w.message), w.filename == here) for w in caught if w.category is UserWarning]
 
     outside, *inside = pool.values(3, body)
     assert inside == [([1, 2], [])] * 2
@@ -109,7 +111,7 @@ def test_ranks_outside_the_group_are_warned_and_their_lists_stay_as_they_are(poo
         "gather_object",
         "broadcast_object_list",
     ]
-    assert {file for _, file in outside[1]} == {"test_drop_ins.py"}
+    assert all(is_here for _, is_here in outside[1])
 
 
 NO_RANK: Any = "one"

@@ -329,6 +329,7 @@ def wait_until_stopped(pid: int, within_s: float = 10) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.fault(42)
 def test_where_the_killed_rank_held_the_store_it_alone_is_lost(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> None:
         init_with_the_store_on_rank_0(rank, world_size)
@@ -344,6 +345,7 @@ def test_where_the_killed_rank_held_the_store_it_alone_is_lost(pool: RankPool) -
         assert "no sign of life" not in str(outcome.error)
 
 
+@pytest.mark.fault(42)
 def test_where_the_stopped_rank_holds_the_store_the_others_still_end_soon_after_the_timeout(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> float:
         init_with_the_store_on_rank_0(rank, world_size)

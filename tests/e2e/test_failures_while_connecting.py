@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gather_core import Gatherer, SetupError, TransportError
+from gather_core.process_group import store_of
 from rank_pool import RankPool, reached
 
 
@@ -117,7 +118,7 @@ def test_gatherers_leave_no_keys_in_the_store(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> int:
         import torch.distributed as dist
 
-        store: Any = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
+        store: Any = store_of(dist.group.WORLD)
         Gatherer(transport="gloo", timeout_s=20).close()
         dist.barrier()
         before: int = store.num_keys()

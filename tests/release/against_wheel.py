@@ -33,8 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _unpack_tests(sdist, where)
         python = _environment(options.environment or where / ".venv", options.python)
         pinned = [] if options.requirement else ["--constraint", "constraints.txt"]
-        install = ["-m", "pip", "install", "--quiet", *pinned, "--group", "test", f"{wheel.resolve()}[cli]"]
-        _run(where, python, *install, *options.requirement)
+        install = ["-m", "pip", "install", "--quiet"]
+        _run(where, python, *install, *pinned, "--group", "test", f"{wheel.resolve()}[cli]", *options.requirement)
+        _run(where, python, *install, "--no-deps", "--force-reinstall", str(wheel.resolve()))  # not one built before
         _run(where, python, "-c", _WHERE)
         pytest = [str(python.with_name("pytest")), "-p", "no:cacheprovider", *options.pytest]
         return subprocess.run(pytest, cwd=where, env=_clean_variables(), check=False).returncode

@@ -137,3 +137,22 @@ def test_a_length_that_no_slot_has_is_a_protocol_error_at_a_spoke() -> None:
     packed.pack([64, 1 << 62], [aligned_buffer(SLOT)])
     with pytest.raises(ProtocolError, match="claims to fill"):
         packed.unpack()
+
+
+@pytest.mark.parametrize("spec", [HUB, DIRECT])
+def test_a_rank_that_times_out_says_whom_it_was_waiting_for(pool: RankPool, spec: str) -> None:
+    def body(rank: int, world_size: int, spec: str) -> str:
+        transport = opened(spec)
+        if rank == 1:  # comes only when the others have given up
+            time.sleep(1.5)
+        try:
+            transport.all_gather_slots(8, timeout_s=0.3)
+        except TransportError as exc:
+            return str(exc)
+        finally:
+            transport.close()
+        return "no error"
+
+    texts = pool.values(3, body, spec)
+    assert texts[0] == "not all ranks came within 0.3 s; this one was waiting for rank 1"
+    assert spec == HUB or texts[2] == texts[0]

@@ -93,6 +93,7 @@ def test_a_failure_to_encode_on_any_rank_reaches_every_host_and_the_group_goes_o
         pytest.param(3, 10, id="a follower on another host"),
     ],
 )
+@pytest.mark.fault(45)
 def test_a_rank_that_is_killed_is_an_error_on_every_host(tmp_path: Path, victim: int, nbytes: int) -> None:
 
     def body(rank: int, world_size: int) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from gather_transports.process_life import Birth, ProcessLife, own_birth
 
 
+@pytest.mark.fault(49)
 def test_a_process_that_ends_is_seen_with_a_pidfd_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
     own = own_birth()
     other_clock = ProcessLife(replace(own, started=own.started - 1))

@@ -12,6 +12,7 @@ from gather_transports.owned_descriptor import Descriptor
 from shm_ranks import new_file
 
 
+@pytest.mark.fault(35)
 def test_a_file_that_others_may_read_is_refused() -> None:
     with new_file() as fd:
         os.fchmod(fd, 0o644)
@@ -19,6 +20,7 @@ def test_a_file_that_others_may_read_is_refused() -> None:
             shared_file.attach_file(shared_file.address_of(fd), writable=False)
 
 
+@pytest.mark.fault(35)
 def test_a_file_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with new_file() as fd:
         monkeypatch.setattr(os, "geteuid", lambda: 4242)
@@ -26,6 +28,7 @@ def test_a_file_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
             shared_file.attach_file(shared_file.address_of(fd), writable=False)
 
 
+@pytest.mark.fault(35)
 def test_a_descriptor_that_is_something_else_by_now_is_refused_and_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     with new_file() as fd:
         address = shared_file.address_of(fd)

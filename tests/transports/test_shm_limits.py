@@ -29,6 +29,7 @@ def allow_descriptors(soft: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
+@pytest.mark.fault(33)
 def test_a_rank_without_free_descriptors_fails_the_construction_of_all(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> tuple[list[int], int]:
         # Ranks that have a host by name need no descriptor to find out.
@@ -71,6 +72,7 @@ def allow_address_space(more_nbytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used_nbytes + more_nbytes if more_nbytes else hard, hard))
 
 
+@pytest.mark.fault(32)
 def test_an_area_that_cannot_be_mapped_is_that_ranks_failure_and_the_group_goes_on(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> tuple[list[int], list[int]]:
         with Gatherer(transport="shm", timeout_s=20) as gatherer:
@@ -93,6 +95,7 @@ def test_an_area_that_cannot_be_mapped_is_that_ranks_failure_and_the_group_goes_
     assert pool.values(2, body) == [([1], [1 << 20] * 2)] * 2
 
 
+@pytest.mark.fault(32)
 def test_a_limit_on_the_size_of_files_is_an_error_and_no_signal(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> list[int]:
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -109,6 +112,7 @@ def test_a_limit_on_the_size_of_files_is_an_error_and_no_signal(pool: RankPool) 
     assert pool.values(2, body) == [[1]] * 2
 
 
+@pytest.mark.fault(35)
 def test_another_user_cannot_attach(pool: RankPool) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
@@ -169,6 +173,7 @@ print("all is well")
 """
 
 
+@pytest.mark.fault(32)
 def test_a_full_dev_shm_is_an_error_where_it_is_used_and_nothing_where_it_is_not() -> None:
     mount = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'
     namespace = ["unshare", "--mount", "sh", "-c", mount, "sh"]

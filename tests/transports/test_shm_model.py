@@ -21,10 +21,12 @@ def test_one_slot_is_overwritten_while_others_read(world_size: int) -> None:
     assert "in the slot of rank" in Model(world_size, num_slots=1).fault()
 
 
+@pytest.mark.fault(24)
 def test_a_token_that_is_given_before_the_payload_is_found() -> None:
     assert "in the slot of rank" in Model(2, order=(GIVE, WRITE, TAKE, READ)).fault()
 
 
+@pytest.mark.fault(24)
 def test_reading_before_the_tokens_are_taken_is_found() -> None:
     assert "in the slot of rank" in Model(2, order=(WRITE, GIVE, READ, TAKE)).fault()
 
@@ -38,6 +40,7 @@ def test_ranks_that_wait_for_each_other_before_they_give_are_found() -> None:
     assert "stuck" in Model(2, order=(WRITE, TAKE, GIVE, READ)).fault()
 
 
+@pytest.mark.fault(24)
 def test_the_transport_does_what_the_model_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three exchanges of one of two ranks: where each step is made, its slots in turn, and all before it returns."""
     steps: list[object] = []

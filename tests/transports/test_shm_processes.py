@@ -161,6 +161,7 @@ def test_nothing_is_left_when_all_ranks_are_killed_at_once(pool: RankPool) -> No
     assert shm_names() - before == set()
 
 
+@pytest.mark.fault(36)
 def test_a_process_that_opens_and_leaves_the_memory_harms_nobody(pool: RankPool) -> None:
     """As it would where a resource tracker took itself for responsible."""
 

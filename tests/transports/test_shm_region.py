@@ -72,6 +72,7 @@ def test_what_a_rank_writes_is_what_its_peer_reads_in_slots_and_in_areas_of_any_
             assert bytes(peer.large_slot(turn, nbytes)) == bytes([turn + 1]) * nbytes
 
 
+@pytest.mark.fault(37)
 def test_a_peer_cannot_write(file: Descriptor) -> None:
     own, peer = own_region(file, KEEP), PeerRegion(file, SLOT)
     own.large_slot(0, 5000)
@@ -182,6 +183,7 @@ def test_an_area_that_cannot_grow_leaves_the_region_usable(file: Descriptor, mon
         (1 << 50, 1 << 60, f"{1 << 50} more are needed, {1 << 42} are the most"),
     ],
 )
+@pytest.mark.fault(32)
 def test_more_than_there_is_is_refused_before_the_kernel_has_to_end_somebody(
     file: Descriptor, monkeypatch: pytest.MonkeyPatch, nbytes: int, available: int | None, text: str
 ) -> None:
@@ -314,6 +316,7 @@ def test_what_is_available_is_what_the_host_and_every_control_group_leave(tmp_pa
     assert available_nbytes(tmp_path) == 250
 
 
+@pytest.mark.fault(37)
 def test_a_file_cannot_be_truncated_below_its_readers(file: Descriptor) -> None:
     own_region(file, KEEP)
     with file as fd, pytest.raises(PermissionError):

@@ -161,6 +161,7 @@ def test_every_kind_of_ordering_call_is_there_to_be_deleted() -> None:
 
 
 @pytest.mark.parametrize("number", range(1, len(ORDERING_CALLS) + 1))
+@pytest.mark.fault(52)
 def test_without_any_one_ordering_call_an_exchange_goes_wrong(number: int) -> None:
     module, found = module_without(number)
     assert found == ORDERING_CALLS
@@ -176,6 +177,7 @@ def test_without_any_one_ordering_call_an_exchange_goes_wrong(number: int) -> No
     assert any(isinstance(failure, expected) for failure in failures), failures
 
 
+@pytest.mark.fault(52)
 def test_the_copy_without_any_deletion_is_right() -> None:
     assert failures_of_ranks(exchange_everything, RecordingOps, "all_reduce", module_without(0)[0]) == [None, None]
 

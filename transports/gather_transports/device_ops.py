@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gather_core.background import call_within, run_bounded
 from gather_core.deadline import POLL_S
 from gather_core.errors import GatherError, TransportError, TransportTimeoutError
+from gather_core.process_group import store_of
 from gather_core.transport import GroupContext
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class _NcclGroup:
         job: Any = context.process_group
         nccl: Any = dist.ProcessGroupNCCL
         # A connection of its own, as NCCL blocks in it; torch's, as NCCL's watchdog asks it outside of Python.
-        store = PrefixStore(f"gather_core/nccl/{context.scope}", job.get_group_store().clone())
+        store = PrefixStore(f"gather_core/nccl/{context.scope}", store_of(job).clone())
         options = nccl.Options()
         options._timeout = timedelta(seconds=self._timeout_s + CONNECT_GRACE_S)
         group = nccl(store, context.rank, context.world_size, options)

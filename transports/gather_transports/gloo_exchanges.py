@@ -6,7 +6,7 @@ it, as Gloo allows, is what makes them exact: receives have the size of a slot, 
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ class SlotExchange(ABC):
     """This rank's slot, writable."""
     nbytes = 0
     """How much of it is filled; set before `post`."""
+    waits_for: int | None = None
 
     @abstractmethod
     def post(self, group: Any) -> None:
@@ -70,6 +71,7 @@ class HubSlots(SlotExchange):
 
     def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
         for work, peer in zip(self._posted, self._peers, strict=True):
+            self.waits_for = peer
             gloo(work.wait, timeout, peer=peer)
         rows = self._rows[self._turn]
         lengths = self._packed.check([self.nbytes, *(_LENGTH.unpack_from(row)[0] for row in rows)])
@@ -82,6 +84,7 @@ class HubSlots(SlotExchange):
         self._turn = 1 - self._turn
         self._post_receives(group)  # after the sends, which others wait for
         for work, peer in zip(sends, self._peers, strict=True):
+            self.waits_for = peer
             gloo(work.wait, timeout, peer=peer)
         return [self.slot[: self.nbytes].toreadonly(), *(slot.toreadonly() for slot in filled)]
 
@@ -215,7 +218,8 @@ class DirectSlots(SlotExchange):
         self._messages = _Messages(group, self._rows, dict.fromkeys(self._rows, sent), _SLOT_TAG)
 
     def finish(self, group: Any, timeout: timedelta) -> list[memoryview]:
-        self._messages.wait(timeout)
+        for peer in self._messages.each(timeout):
+            self.waits_for = peer
         views = [view.toreadonly() for view in self._received]
         views[self._rank] = self.slot[: self.nbytes].toreadonly()
         return views
@@ -230,14 +234,17 @@ class _Messages:
         self._works = [(peer, gloo(group.recv, [tensor], peer, tag, peer=peer)) for peer, tensor in receives.items()]
         self._works += [(peer, gloo(group.send, [tensor], peer, tag, peer=peer)) for peer, tensor in sends.items()]
 
-    def wait(self, timeout: timedelta) -> None:
-        """Waits for all of them."""
+    def each(self, timeout: timedelta) -> Iterator[int]:
+        """Waits for one after another; says before each wait which peer it is about."""
         for peer, work in self._works:
+            yield peer
             gloo(work.wait, timeout, peer=peer)
 
 
 class DirectChunk:
     """One chunk of a direct round 2: what lies between `start` and `stop` of every payload."""
+
+    waits_for: int | None = None
 
     def __init__(self, incoming: dict[int, memoryview], outgoing: "dict[int, Stream]", start: int, stop: int) -> None:
         self._receives = {peer: as_tensor(view[start:stop]) for peer, view in incoming.items() if start < len(view)}
@@ -249,7 +256,8 @@ class DirectChunk:
 
     def finish(self, group: Any, timeout: timedelta) -> None:
         """See `Exchange`."""
-        self._messages.wait(timeout)
+        for peer in self._messages.each(timeout):
+            self.waits_for = peer
 
 
 class Stream:

@@ -28,6 +28,9 @@ T = TypeVar("T")
 class Exchange(Protocol[T_co]):
     """What one rank does in an exchange, in two steps."""
 
+    waits_for: int | None
+    """The peer of the message that `finish` waits for; None where it cannot tell, or that peer waits for others."""
+
     def post(self, group: Any) -> None:
         """Posts on the process group what can be posted without waiting; called on the caller's thread."""
 
@@ -104,7 +107,7 @@ class GlooLink:
             if self._aborted is not None:
                 raise self._ended()
             if deadline.passed():
-                raise TransportTimeoutError(f"not all ranks came within {deadline.timeout_s:.3g} s")
+                raise _late(exchange, deadline)
         if self._failure is not None:
             # What breaks because it is closed here, by another thread, is no fault of a peer's.
             raise self._failure if self._aborted is None and self._group else self._ended()
@@ -154,6 +157,14 @@ class GlooLink:
                 self._failure = exc.with_traceback(None)  # whose frames hold the process group
             del task, exchange, group
             self._finished.release()
+
+
+def _late(exchange: Exchange[Any], deadline: Deadline) -> TransportTimeoutError:
+    """Says in words alone who is waited for: others may be late too, and that rank on account of another."""
+    text = f"not all ranks came within {deadline.timeout_s:.3g} s"
+    if exchange.waits_for is not None:
+        text += f"; this one was waiting for rank {exchange.waits_for}"
+    return TransportTimeoutError(text)
 
 
 def connect(context: GroupContext, timeout_s: float, check_interrupt: Callable[[], None]) -> Any:

@@ -53,6 +53,15 @@ SlotNbytes = Annotated[int, typer.Option(min=1024, help="Slot size in bytes.", r
 Rounds = Annotated[
     int | None, typer.Option(min=1, help="Counted rounds; one more warms up. Default: 15.", rich_help_panel=_HOW)
 ]
+Launches = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Start local workers so often, each time for a part of the rounds: with 3 or more, 8 better, --compare "
+        "sees smaller changes. Default: 1; with --compare as in the old report. Not in a job.",
+        rich_help_panel=_HOW,
+    ),
+]
 Calls = Annotated[
     int | None,
     typer.Option(
@@ -105,6 +114,10 @@ Model = Annotated[
 RanksPerHost = Annotated[int, typer.Option(min=1, help="Of the hosts in predictions.", rich_help_panel=_MODEL)]
 LatencyUs = Annotated[float, typer.Option(min=0, help="Between those hosts.", rich_help_panel=_MODEL)]
 GbitPerS = Annotated[float, typer.Option(min=0.001, help="Of each of those hosts.", rich_help_panel=_MODEL)]
+ThreadsPerCore = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of the CPUs measured on, where a report does not know.", rich_help_panel=_MODEL),
+]
 
 OnlyCodecs = Annotated[
     bool,

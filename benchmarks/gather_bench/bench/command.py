@@ -11,6 +11,7 @@ from gather_bench.bench.launched_run import run_in_job
 from gather_bench.bench.launchers.find import find_job
 from gather_bench.bench.launchers.job import JobError
 from gather_bench.bench.local_run import run_locally
+from gather_bench.bench.local_workers import LocalWorkers
 from gather_bench.bench.only_codecs.results import CodecOptions
 from gather_bench.bench.only_codecs.run import run_only_codecs
 from gather_bench.bench.options import QUICK, Options
@@ -34,6 +35,7 @@ def bench(
     slot_nbytes: arguments.SlotNbytes = _DEFAULTS.slot_nbytes,
     rounds: arguments.Rounds = None,
     calls: arguments.Calls = None,
+    launches: arguments.Launches = None,
     json: arguments.Json = None,
     html: arguments.Html = None,
     csv: arguments.Csv = None,
@@ -45,6 +47,7 @@ def bench(
     model_ranks_per_host: arguments.RanksPerHost = _CLUSTER.ranks_per_host,
     model_latency_us: arguments.LatencyUs = _CLUSTER.latency_us,
     model_gbit_per_s: arguments.GbitPerS = _CLUSTER.gbit_per_s,
+    model_threads_per_core: arguments.ThreadsPerCore = None,
     only_codecs: arguments.OnlyCodecs = False,
     markdown: arguments.Markdown = None,
 ) -> None:
@@ -66,16 +69,18 @@ def bench(
         raise typer.BadParameter("--model is about ranks, and means nothing with --only-codecs")
     if model:
         cluster = Cluster(model_ranks_per_host, model_latency_us, model_gbit_per_s)
-        outputs = replace(outputs, model=ModelOptions(cluster, markdown=markdown))
+        outputs = replace(
+            outputs, model=ModelOptions(cluster, threads_per_core=model_threads_per_core, markdown=markdown)
+        )
     elif markdown is not None and not only_codecs:
         raise typer.BadParameter("--markdown goes with --only-codecs or --model")
     if saved:
-        is_measuring = bool(ranks or codec or transport or payload or quick or only_codecs)
+        is_measuring = bool(ranks or codec or transport or payload or quick or launches or only_codecs)
         status = _show_saved(saved, outputs, is_measuring=is_measuring)
     elif only_codecs:
-        status = _run_codecs(options, ranks, outputs, markdown)
+        status = _run_codecs(options, LocalWorkers(ranks, launches), outputs, markdown)
     else:
-        status = _run(options, ranks, outputs)
+        status = _run(options, LocalWorkers(ranks, launches), outputs)
     if status:
         raise typer.Exit(status)
 
@@ -99,9 +104,10 @@ def _show_saved(saved: Sequence[Path], outputs: Outputs, *, is_measuring: bool) 
     return outputs.publish(report)
 
 
-def _run_codecs(options: Options, ranks: str | None, outputs: Outputs, markdown: Path | None) -> int:
+def _run_codecs(options: Options, workers: LocalWorkers, outputs: Outputs, markdown: Path | None) -> int:
     given = {
-        "--ranks": ranks is not None,
+        "--ranks": workers.ranks is not None,
+        "--launches": workers.launches is not None,
         "--transport": bool(options.transports),
         "--slot-nbytes": options.slot_nbytes != _DEFAULTS.slot_nbytes,
     }
@@ -116,13 +122,13 @@ def _run_codecs(options: Options, ranks: str | None, outputs: Outputs, markdown:
     )
 
 
-def _run(options: Options, ranks: str | None, outputs: Outputs) -> int:
+def _run(options: Options, workers: LocalWorkers, outputs: Outputs) -> int:
     try:
         job = find_job()
     except JobError as exc:
         typer.echo(f"Error: {exc}", err=True)
         raise typer.Exit(REFUSED) from exc
-    return run_in_job(job, options, ranks, outputs) if job else run_locally(options, ranks, outputs)
+    return run_in_job(job, options, workers, outputs) if job else run_locally(options, workers, outputs)
 
 
 def _distinct(given: list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:

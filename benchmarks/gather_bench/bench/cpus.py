@@ -15,6 +15,16 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
+def threads_per_core() -> int | None:
+    """How many CPUs are threads of one core, on the first one that this process may use; None where nothing says so."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    topology = Path(f"/sys/devices/system/cpu/cpu{min(os.sched_getaffinity(0))}/topology/thread_siblings")
+    with suppress(OSError, ValueError):
+        return int(topology.read_text(encoding="ascii").replace(",", ""), 16).bit_count() or None
+    return None
+
+
 def cpu_model() -> str:
     """What Linux calls it; where it says nothing, what Python knows."""
     with suppress(OSError):

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from gather_bench.bench.agreement import in_one_line
 from gather_bench.bench.cases import opened_cases, titles
-from gather_bench.bench.cpus import cpu_count, cpu_model
+from gather_bench.bench.cpus import cpu_count, cpu_model, threads_per_core
 from gather_bench.bench.measure import run_cases
 from gather_bench.bench.options import Options
 from gather_bench.bench.payloads import payload
@@ -78,6 +78,7 @@ def _environment(started_by: StartedBy) -> Environment:
         backend=dist.get_backend_config(),
         launcher=started_by,
         date=date.today().isoformat(),
+        threads_per_core=threads_per_core(),
     )
     of_rank_0: Environment = torch_all_gather_object(here)[0]
     return of_rank_0

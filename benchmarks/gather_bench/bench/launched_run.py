@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gather_bench.bench.launchers.job import Job, JobError
+from gather_bench.bench.local_workers import LocalWorkers
 from gather_bench.bench.options import Options
 from gather_bench.bench.publishing import FAILED, REFUSED
 from gather_bench.bench.recommendation import with_recommendation
@@ -12,14 +13,12 @@ from gather_bench.bench.recommendation import with_recommendation
 if TYPE_CHECKING:
     from gather_bench.report.outputs import Outputs
 
-_NO_RANKS = "--ranks is for local workers: under torchrun, mpiexec and srun the ranks are those of the job"
 
-
-def run_in_job(job: Job, options: Options, ranks: str | None, outputs: "Outputs") -> int:
+def run_in_job(job: Job, options: Options, workers: LocalWorkers, outputs: "Outputs") -> int:
     """(all ranks) What fails on one rank ends all of them with the same status; rank 0 alone says why."""
     try:
         with job.default_group():
-            return _run_in_group(job, options, ranks, outputs)
+            return _run_in_group(job, options, workers, outputs)
     except JobError as exc:
         typer.echo(f"Error: {exc}", err=True)
         job.end_others(FAILED)
@@ -29,16 +28,15 @@ def run_in_job(job: Job, options: Options, ranks: str | None, outputs: "Outputs"
         raise
 
 
-def _run_in_group(job: Job, options: Options, ranks: str | None, outputs: "Outputs") -> int:
+def _run_in_group(job: Job, options: Options, workers: LocalWorkers, outputs: "Outputs") -> int:
     """(all ranks) The first to exit would have the launcher kill rank 0, so the others wait for what it says."""
     from gather_bench.bench.agreement import agree, largest
     from gather_bench.bench.checks import find_problem
     from gather_bench.bench.job import run_or_exit
 
     status = 0
-    if ranks is not None:
-        own_problem: str | None = _NO_RANKS
-    else:
+    own_problem = workers.surplus
+    if own_problem is None:
         own_problem = find_problem(options, outputs.paths if job.is_root else {})
         if job.is_root:
             own_problem = own_problem or outputs.find_problem()

@@ -1,13 +1,16 @@
 """A run on workers that the command starts on this machine."""
 
 import logging
+import math
 import signal
 import sys
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from gather_bench.bench.local_workers import LocalWorkers
 from gather_bench.bench.options import Options
 from gather_bench.bench.publishing import BY_SIGNAL, FAILED
 from gather_bench.bench.recommendation import with_recommendation
@@ -20,8 +23,10 @@ _DEFAULT_RANKS = "2"
 _MAX_RANKS = 256
 
 
-def run_locally(options: Options, ranks: str | None, outputs: "Outputs") -> int:
+def run_locally(options: Options, workers: LocalWorkers, outputs: "Outputs") -> int:
     """Measures with each number of ranks in turn, and publishes one report; returns the exit status.
+
+    Where it is not said how often workers are started, it is as often as for the report to compare with, else once.
 
     Raises:
         typer.BadParameter: An option is wrong; nothing was started.
@@ -31,9 +36,10 @@ def run_locally(options: Options, ranks: str | None, outputs: "Outputs") -> int:
 
     if problem := find_problem(options, outputs.paths) or outputs.find_problem():
         raise typer.BadParameter(problem)
-    world_sizes = _world_sizes(ranks or _DEFAULT_RANKS)
+    world_sizes = _world_sizes(workers.ranks or _DEFAULT_RANKS)
+    options = replace(options, launches=workers.launches or outputs.old_launches or options.launches)
     end_workers_on_signals()
-    reports = [_run_workers(options, world_size) for world_size in world_sizes]
+    reports = [_run_launches(options, world_size) for world_size in world_sizes]
     return outputs.publish(with_recommendation(reduce(Report.joined_by, reports)))
 
 
@@ -57,6 +63,19 @@ def end_workers_on_signals() -> None:
 
 def _exit_by_signal(number: int, frame: object) -> NoReturn:
     sys.exit(BY_SIGNAL + number)
+
+
+def _run_launches(options: Options, ranks: int) -> Report:
+    """Starts workers anew for each launch, so that one differs from another as one run does from another."""
+    from gather_bench.bench.launches import pooled
+
+    part = replace(options, rounds=math.ceil(options.rounds / options.launches))
+    reports = []
+    for number in range(1, options.launches + 1):
+        if options.launches > 1:
+            typer.echo(f"launch {number} of {options.launches}", err=True)
+        reports.append(_run_workers(part, ranks))
+    return pooled(reports, options)
 
 
 def _run_workers(options: Options, ranks: int) -> Report:

@@ -18,10 +18,12 @@ class Options:
     payloads: tuple[str, ...] = DEFAULT_PAYLOADS
     slot_nbytes: int = DEFAULT_SLOT_NBYTES
     rounds: int = DEFAULT_ROUNDS
-    """Counted rounds; one more warms up."""
+    """Counted rounds, of all launches together; in each, one more warms up."""
     calls: int | None = None
     """Calls behind one barrier; None: as many as fill a round of some 30 ms, 2 to 50."""
     peers: bool = True
+    launches: int = 1
+    """How often local workers are started anew."""
 
 
 QUICK = Options(payloads=("metrics", "dpr_step", "array:256KiB"), rounds=5)

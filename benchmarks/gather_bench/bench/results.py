@@ -42,6 +42,8 @@ class Environment:
     """What started the ranks; `local`: the command itself."""
     date: str
     """The day of the run, such as 2025-01-31."""
+    threads_per_core: int | None = None
+    """How many of the CPUs share a core, as the system says on rank 0; None where it does not."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,17 @@ class Timing:
     upper_quartile: float
     rounds: tuple[float, ...]
     """In the order in which they were run."""
+    launches: tuple[int, ...] = ()
+    """How many rounds each launch of the workers has run, in order; empty, as in older files: one has run all."""
 
     @classmethod
-    def of(cls, rounds: Sequence[float]) -> Self:
+    def of(cls, rounds: Sequence[float], launches: Sequence[int] = ()) -> Self:
         """Sums up at least one round."""
+        launches = tuple(launches) or (len(rounds),)
         if len(rounds) == 1:
-            return cls(rounds[0], rounds[0], rounds[0], tuple(rounds))
+            return cls(rounds[0], rounds[0], rounds[0], tuple(rounds), launches)
         lower, middle, upper = quantiles(rounds, n=4, method="inclusive")
-        return cls(middle, lower, upper, tuple(rounds))
+        return cls(middle, lower, upper, tuple(rounds), launches)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rich.text import Text
 from gather_bench.bench.details import details_list, details_table
 from gather_bench.bench.recommendation import reasons
 from gather_bench.bench.results import BASELINE, Recommendation, Report, Row
-from gather_bench.bench.wording import count, listing
+from gather_bench.bench.wording import count, listing, rounds_text
 
 _UNBOUNDED = 10_000
 """Columns, for measuring: what is measured in fewer is measured as cut off."""
@@ -50,7 +50,7 @@ def _headline(report: Report) -> str:
     return (
         f"{ranks}, {count(where.hosts, 'host')}, {count(where.cpu_count, 'CPU')}, "
         f"torch {where.torch}, Python {where.python}\n"
-        f"time per call on the slowest rank; interleaved, {count(report.options.rounds, 'round')}; "
+        f"time per call on the slowest rank; interleaved, {rounds_text(report.options)}; "
         f"slots of {report.options.slot_nbytes:,} B"
     )
 

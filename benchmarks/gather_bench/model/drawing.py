@@ -7,7 +7,7 @@ from typing import Literal
 from xml.etree.ElementTree import Element, tostring
 
 from gather_bench.bench.only_codecs.quantities import nbytes_text, seconds_text
-from gather_bench.model.fit import FITTED_UP_TO, Fit, Residual
+from gather_bench.model.fit import Fit, Residual
 from gather_bench.model.points import Way
 from gather_bench.model.predict import Prediction
 from gather_bench.model.sheets import MODELLED, name_of_column
@@ -20,7 +20,7 @@ _RANKS = Axis("ranks", lambda value: f"{value:,.0f}", binary=True)
 _TIME = Axis("time of a call", lambda value: seconds_text(value).replace(".00 ", " ").replace(".0 ", " "))
 _FITTED, _CHECKED = "circle", "diamond"
 _WIDTH, _HEIGHT = 480, 320
-_HEADING, _GAP, _ENTRY_LEFT, _ENTRY_WIDTH, _ENTRY_HEIGHT = 26, 24, 24, 155, 20
+_HEADING, _GAP, _ENTRY_LEFT, _ENTRY_WIDTH, _ENTRY_HEIGHT = 26, 24, 20, 160, 20
 _COLUMNS = 2
 _KEYS_PER_LINE = 3
 
@@ -50,12 +50,12 @@ def _fitted(way: Way, residuals: Sequence[Residual], fit: Fit) -> Titled:
         color = f"color{number}"
         series.append(Series(nbytes_text(nbytes), Look(color, _FITTED), _modelled_points(some), marked=False))
         series += _measured_series(color, some)
-        legend.append((nbytes_text(nbytes), Look(color, _FITTED), "line"))
+        legend.append((f"{nbytes_text(nbytes)}, {MODELLED}", Look(color, _FITTED), "line"))
     legend += [
-        (f"fitted, up to {FITTED_UP_TO} ranks", Look("peer", _FITTED), "point"),
-        ("checked, with more", Look("peer", _CHECKED), "point"),
+        ("measured, fitted", Look("peer", _FITTED), "point"),
+        ("measured, checked", Look("peer", _CHECKED), "point"),
     ]
-    return f"{way}: points measured, lines {MODELLED}", line_chart(f"{way}", _RANKS, _TIME, series), legend
+    return f"{way}", line_chart(f"{way}", _RANKS, _TIME, series), legend
 
 
 def _modelled_points(residuals: Sequence[Residual]) -> list[Point]:
@@ -122,7 +122,7 @@ def _key(entry: Entry, x: float, y: float) -> Element:
         "g",
         line if shown != "point" else None,
         mark(look, x + 12, y + 8, label) if shown != "line" else None,
-        element("text", label, x=x + 30, y=y + 12),
+        element("text", label, x=x + 28, y=y + 12),
     )
 
 

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from gather_bench.bench.results import Environment
 from gather_bench.bench.wording import count, listing
+from gather_bench.made_part import MadePart
 from gather_bench.model.drawing import to_svg
 from gather_bench.model.sheets import (
     Sheet,
@@ -17,35 +19,14 @@ from gather_bench.model.sheets import (
 )
 from gather_bench.model.study import Study
 
-START = "<!-- made by gather bench --model -->"
-END = "<!-- end of what was made -->"
-
-
-def page_problem(page: Path) -> str | None:
-    """Says why the model cannot be put into this page, or returns None."""
-    try:
-        text = page.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        return f"it cannot be read: {exc}"
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        return f"it must hold the lines {START!r} and {END!r}, once and in this order"
-    return None
+PART = MadePart("<!-- made by gather bench --model -->", "<!-- end of what was made -->")
 
 
 def put_into(page: Path, study: Study) -> None:
-    """Replaces what is between the markers of the page, and the drawing beside it.
-
-    Raises:
-        ValueError: The page does not hold them, or cannot be read.
-        OSError: One of them cannot be written.
-    """
-    if problem := page_problem(page):
-        raise ValueError(problem)
+    """Replaces what was made in the page, and the drawing beside it; raises as `MadePart.put`."""
     drawing = page.with_suffix(".svg")
-    before, _, rest = page.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2]
+    PART.put(page, to_markdown(study, drawing.name))
     drawing.write_text(to_svg(study), encoding="utf-8")
-    page.write_text(f"{before}{START}\n\n{to_markdown(study, drawing.name)}\n{END}{after}", encoding="utf-8")
 
 
 def to_markdown(study: Study, drawing: str) -> str:
@@ -71,9 +52,14 @@ def _where(study: Study) -> str:
     where = study.environment
     medians = "" if study.num_reports == 1 else f", medians of {count(study.num_reports, 'report')}"
     return (
-        f"{where.cpu_model}, {count(where.cpu_count, 'CPU')}, {where.platform}; torch {where.torch}, Python "
-        f"{where.python}, {where.date}; {listing(where.world_sizes)} ranks{medians}."
+        f"{where.cpu_model}, {count(where.cpu_count, 'CPU')}{_threads(where)}, {where.platform}; "
+        f"torch {where.torch}, Python {where.python}, {where.date}; {listing(where.world_sizes)} ranks{medians}."
     )
+
+
+def _threads(where: Environment) -> str:
+    threads = where.threads_per_core
+    return "" if threads is None else f" ({count(threads, 'thread')} per core)"
 
 
 def _table(sheet: Sheet) -> str:

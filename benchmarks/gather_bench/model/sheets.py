@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from gather_bench.bench.only_codecs.quantities import nbytes_text, seconds_text, three_digits
-from gather_bench.bench.wording import count
+from gather_bench.bench.wording import count, listing
 from gather_bench.model.cluster import Cluster
 from gather_bench.model.fit import FITTED_UP_TO, WITHIN, Fit, Residual, Verdict
 from gather_bench.model.points import SEED, Way
@@ -101,7 +101,7 @@ def _prediction_row(prediction: Prediction, ways: Iterable[Way]) -> Sequence[str
 
 
 def conclusions(study: Study) -> Iterator[str]:
-    """For each codec and size, what the most ranks take each way, and from how many on the hierarchy halves it."""
+    """For each codec and size, what the most ranks take each way, and where the hierarchy halves it."""
     for (codec, nbytes), group in groupby(study.predictions, lambda each: (each.codec, each.nbytes)):
         predictions = list(group)
         flat, nested = Way(codec, "gloo"), Way(codec, "shm+gloo")
@@ -115,11 +115,13 @@ def conclusions(study: Study) -> Iterator[str]:
         yield f"{', '.join(parts)} ({MODELLED})"
 
 
-def _halved(predictions: Iterable[Prediction], flat: Way, nested: Way) -> str:
-    found = next((each for each in predictions if each.seconds[flat] >= _FASTER * each.seconds[nested]), None)
-    if found is None:
-        return "shm+gloo never takes half as long as gloo"
-    return f"shm+gloo takes at most half as long as gloo from {found.world_size:,} ranks on"
+def _halved(predictions: Sequence[Prediction], flat: Way, nested: Way) -> str:
+    sizes = [each.world_size for each in predictions if each.seconds[flat] >= _FASTER * each.seconds[nested]]
+    if len(sizes) == len(predictions):
+        where = "everywhere"
+    else:
+        where = f"with {listing(f'{size:,}' for size in sizes)} ranks" if sizes else "nowhere"
+    return f"shm+gloo takes at most half as long as gloo {where}"
 
 
 def _times(prediction: Prediction, one: Way, other: Way) -> str:

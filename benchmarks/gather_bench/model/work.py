@@ -7,9 +7,11 @@ ranks of a host do at once takes L / C times as long where L ranks share C cores
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from gather_bench.model.terms import Term
 from gather_core.memory import align
+from gather_core.spec import parse_spec
 from gather_transports.gloo_choice import Choice, WayName
 from gather_transports.host_blocks import block_nbytes, longest_slot
 
@@ -46,11 +48,16 @@ class Job:
         return max(1.0, self.ranks_per_host / self.cores)
 
 
-def flat_gloo(job: Job) -> Work:
-    """`gloo`: round 1 by the table, and a direct round 2 where the payload does not fit in that."""
+def flat_gloo(job: Job, **bounds: int) -> Work:
+    """`gloo`: round 1 by the table, and a direct round 2 where the payload does not fit in that.
+
+    Args:
+        job: Which.
+        bounds: Options of the transport that change the table.
+    """
     if job.world_size == 1:
         return codec(job)
-    return add(codec(job), _gloo_rounds(job))
+    return add(codec(job), _gloo_rounds(job, Choice(job.world_size, job.hosts, **bounds)))
 
 
 def shm(job: Job) -> Work:
@@ -117,8 +124,8 @@ def add(*works: Work) -> Work:
     return total
 
 
-def _gloo_rounds(job: Job) -> Work:
-    way, carried = Choice(job.world_size, job.hosts).round_1(job.slot_nbytes)
+def _gloo_rounds(job: Job, choice: Choice) -> Work:
+    way, carried = choice.round_1(job.slot_nbytes)
     filled = job.nbytes + _HEADER_NBYTES
     if filled <= carried:
         return _gloo_round(job, way, filled)
@@ -167,5 +174,16 @@ def _block_round(job: Job, between: Job, way: WayName, filled: int) -> Work:
     )
 
 
-WORK: Mapping[str, Callable[[Job], Work]] = {"gloo": flat_gloo, "shm": shm, "shm+gloo": hierarchical}
-"""Transport -> what a gather over it takes."""
+def work_of(transport: str) -> Callable[[Job], Work] | None:
+    """Returns what counts the work of a gather over this transport, given as a spec; None where the model has none.
+
+    Gloo with other bounds of its table is Gloo on another way: that tells what a message costs from what a hop does.
+    """
+    part, *others = parse_spec(transport)
+    if part.name == "gloo" and not others and part.options.keys() <= _BOUNDS:
+        return partial(flat_gloo, **part.options)
+    return _WORK.get(transport)
+
+
+_BOUNDS = {"hub_up_to_nbytes", "all_to_all_up_to_nbytes"}
+_WORK: Mapping[str, Callable[[Job], Work]] = {"shm": shm, "shm+gloo": hierarchical}

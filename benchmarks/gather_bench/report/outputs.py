@@ -45,6 +45,12 @@ class Outputs:
         paths = {"--json": self.json, "--html": self.html, "--csv": self.csv, "--settings": self.settings}
         return {option: path for option, path in paths.items() if path is not None}
 
+    @property
+    def old_launches(self) -> int | None:
+        """Of the older run, so often local workers were started; None where there is none to compare with."""
+        old = self._old()
+        return None if old is None else old.options.launches
+
     def find_problem(self) -> str | None:
         """Says why there can be no comparison, before anything is measured, or returns None."""
         if self.fail_on_slower and self.compare is None:

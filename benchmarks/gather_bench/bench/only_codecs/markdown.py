@@ -6,34 +6,14 @@ from pathlib import Path
 from gather_bench.bench.only_codecs.quantities import nbytes_text, seconds_text
 from gather_bench.bench.only_codecs.results import CodecReport, CodecRow
 from gather_bench.bench.wording import count
+from gather_bench.made_part import MadePart
 
-START = "<!-- measured by gather bench --only-codecs -->"
-END = "<!-- end of what was measured -->"
-
-
-def page_problem(page: Path) -> str | None:
-    """Says why the tables cannot be put into this page, or returns None."""
-    try:
-        text = page.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        return f"it cannot be read: {exc}"
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        return f"it must hold the lines {START!r} and {END!r}, once and in this order"
-    return None
+PART = MadePart("<!-- measured by gather bench --only-codecs -->", "<!-- end of what was measured -->")
 
 
 def put_into(page: Path, report: CodecReport) -> None:
-    """Replaces what is between the markers of the page.
-
-    Raises:
-        ValueError: The page does not hold them, or cannot be read.
-        OSError: It cannot be written.
-    """
-    if problem := page_problem(page):
-        raise ValueError(problem)
-    before, _, rest = page.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before}{START}\n\n{to_markdown(report)}\n{END}{after}", encoding="utf-8")
+    """Replaces what was measured in the page; raises as `MadePart.put`."""
+    PART.put(page, to_markdown(report))
 
 
 def to_markdown(report: CodecReport) -> str:

@@ -42,13 +42,13 @@ def run_only_codecs(options: CodecOptions, json: Path | None, markdown: Path | N
 def _find_problem(options: CodecOptions, json: Path | None, markdown: Path | None) -> str | None:
     """Before anything is measured, which takes minutes."""
     from gather_bench.bench.checks import find_problem
-    from gather_bench.bench.only_codecs.markdown import page_problem
+    from gather_bench.bench.only_codecs.markdown import PART
     from gather_bench.bench.options import Options
 
     checked = Options(codecs=options.codecs, transports=(), payloads=options.payloads)
     if problem := find_problem(checked, {} if json is None else {"--json": json}):
         return problem
-    if markdown is not None and (problem := page_problem(markdown)):
+    if markdown is not None and (problem := PART.problem(markdown)):
         return f"--markdown {markdown}: {problem}"
     return None
 

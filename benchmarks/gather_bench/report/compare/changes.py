@@ -1,13 +1,15 @@
 """The rows that two reports have in common, and whether their times differ beyond noise."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from gather_bench.bench.results import WITHOUT_COLLECTIVE, Report, Row, Timing
+from gather_bench.report.compare.by_launches import MIN_LAUNCHES, judge_launches, launch_medians
+from gather_bench.report.compare.by_rounds import MIN_ROUNDS, judge_rounds
 from gather_bench.report.compare.differences import Difference, differences
-from gather_bench.report.compare.noise import MIN_ROUNDS, Logs, Noise, Shift, median_shift, relative_to, shift
+from gather_bench.report.compare.judgement import Judgement, OldAndNew, relative_to
 
 MIN_CHANGE = 1.1
 """Smaller factors are not reported, however sure they are."""
@@ -31,7 +33,7 @@ class Change:
     margin: float | None
     """The factor that it must reach to be beyond noise; None where that is not known."""
     verdict: Verdict
-    """Whether it is beyond noise, in the fast rounds as in the middle ones."""
+    """Whether it is beyond noise; where it is judged by rounds, in the fast rounds as in the middle ones."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Comparison:
     """Of the environments: what may explain a change."""
     lost: Sequence[Row]
     """Rows of the new report that were measured only in the old one, and say why."""
+    is_by_launches: bool
+    """Whether noise is what launches of the workers differ by, and not guessed from rounds and peers."""
 
     @property
     def beyond_noise(self) -> Sequence[Change]:
@@ -66,14 +70,20 @@ class _Pair:
     new_timing: Timing
 
 
+_Relative: TypeAlias = Callable[[_Pair, Sequence[_Pair]], OldAndNew]
+"""What is observed of a pair, relative to references."""
+
+
 def compare(old: Report, new: Report) -> Comparison:
     """Compares what both have measured."""
     rows_of_old = {_key(row): row for row in old.rows}
+    pairs = list(_pairs(old.rows, new.rows))
     return Comparison(
         changes(old.rows, new.rows),
-        list(dict.fromkeys(pair.new.way for group in _peers(_pairs(old.rows, new.rows)).values() for pair in group)),
+        list(dict.fromkeys(pair.new.way for group in _peers(pairs).values() for pair in group)),
         differences(old, new),
         [row for row in new.rows if row.seconds is None and _was_measured(rows_of_old.get(_key(row)))],
+        _have_launches(pairs),
     )
 
 
@@ -82,10 +92,14 @@ def changes(old: Sequence[Row], new: Sequence[Row]) -> Sequence[Change]:
     pairs = list(_pairs(old, new))
     peers = _peers(pairs)
     ours = [pair for pair in pairs if pair.new.codec is not None]
-    shifts = [_shift(pair, peers.get(_place(pair.new), ())) for pair in ours]
-    noise = Noise.of_controls([_controls(group) for group in peers.values() if len(group) > 1])
-    num_judged = sum(each is not None for each in shifts)
-    return [_change(pair, each, noise, num_judged) for pair, each in zip(ours, shifts, strict=True)]
+    relative, judge = (_by_launches, judge_launches) if _have_launches(pairs) else (_by_rounds, judge_rounds)
+    judged = [pair for pair in ours if _place(pair.new) in peers and _has_enough_rounds(pair)]
+    judgements = judge(
+        [relative(pair, peers[_place(pair.new)]) for pair in judged],
+        [_controls(group, relative) for group in peers.values() if len(group) > 1],
+    )
+    judgement_of = {_key(pair.new): each for pair, each in zip(judged, judgements, strict=True)}
+    return [_change(pair, judgement_of.get(_key(pair.new))) for pair in ours]
 
 
 def _pairs(old: Sequence[Row], new: Sequence[Row]) -> Iterable[_Pair]:
@@ -122,27 +136,33 @@ def _has_enough_rounds(pair: _Pair) -> bool:
     return min(len(pair.old_timing.rounds), len(pair.new_timing.rounds)) >= MIN_ROUNDS
 
 
-def _shift(pair: _Pair, references: Sequence[_Pair]) -> Shift | None:
-    return shift(*_relative(pair, references)) if references and _has_enough_rounds(pair) else None
+def _have_launches(pairs: Sequence[_Pair]) -> bool:
+    """Whether all rows of both reports have enough launches."""
+    timings = [timing for pair in pairs for timing in (pair.old_timing, pair.new_timing)]
+    return bool(timings) and all(len(timing.launches) >= MIN_LAUNCHES for timing in timings)
 
 
-def _controls(group: Sequence[_Pair]) -> Sequence[float]:
-    """How far each peer seems to have moved, relative to the others: it runs the same code in both."""
-    return [median_shift(*_relative(pair, [other for other in group if other is not pair])) for pair in group]
+def _controls(group: Sequence[_Pair], relative: _Relative) -> Sequence[OldAndNew]:
+    """Each peer relative to the others: it runs the same code in both."""
+    return [relative(pair, [other for other in group if other is not pair]) for pair in group]
 
 
-def _relative(pair: _Pair, references: Sequence[_Pair]) -> tuple[Logs, Logs]:
-    """The old and the new rounds."""
+def _by_rounds(pair: _Pair, references: Sequence[_Pair]) -> OldAndNew:
     return (
         relative_to(pair.old_timing.rounds, [reference.old_timing.rounds for reference in references]),
         relative_to(pair.new_timing.rounds, [reference.new_timing.rounds for reference in references]),
     )
 
 
-def _change(pair: _Pair, moved: Shift | None, noise: Noise, num_judged: int) -> Change:
+def _by_launches(pair: _Pair, references: Sequence[_Pair]) -> OldAndNew:
+    old, new = _by_rounds(pair, references)
+    return launch_medians(old, pair.old_timing.launches), launch_medians(new, pair.new_timing.launches)
+
+
+def _change(pair: _Pair, judgement: Judgement | None) -> Change:
     medians = pair.old_timing.median, pair.new_timing.median
-    if moved is None:
+    if judgement is None:
         return Change(pair.old, pair.new, *medians, None, None, "not judged")
-    margin = max(math.log(MIN_CHANGE), noise.margin(moved.variance, num_judged))
-    verdict: Verdict = "same" if abs(moved.least) < margin else "slower" if moved.least > 0 else "faster"
-    return Change(pair.old, pair.new, *medians, math.exp(moved.median), math.exp(margin), verdict)
+    margin = max(math.log(MIN_CHANGE), judgement.margin)
+    verdict: Verdict = "same" if abs(judgement.least) < margin else "slower" if judgement.least > 0 else "faster"
+    return Change(pair.old, pair.new, *medians, math.exp(judgement.moved), math.exp(margin), verdict)

@@ -9,7 +9,7 @@ from gather_bench.bench.results import Environment, Report
 
 _NO_CAUSES = frozenset({"date", "gather_core"})
 """That the day and the version of what is compared differ is no surprise."""
-_OF_OPTIONS = frozenset({"slot_nbytes", "calls"})
+_OF_OPTIONS = frozenset({"slot_nbytes", "calls", "launches"})
 """The others say which rows there are."""
 
 

@@ -36,11 +36,27 @@ def conclusion(comparison: Comparison) -> str:
     return f"Beyond noise, of {count(len(judged), 'row')}: {slower} slower, {len(changed) - slower} faster."
 
 
+def _margins(comparison: Comparison) -> list[float]:
+    """The factors that the rows had to reach, the least first."""
+    return sorted(change.margin for change in comparison.changes if change.margin is not None)
+
+
+def _range(comparison: Comparison) -> str:
+    """Says how sharp the comparison was."""
+    margins = _margins(comparison)
+    if not margins:
+        return ""
+    least, most = (f"{100 * (margin - 1):.0f} %" for margin in (margins[0], margins[-1]))
+    return f", here {least}" if least == most else f", here {least} to {most}"
+
+
 def remarks(comparison: Comparison) -> Iterator[str]:
     """Says what must be known to believe it."""
     if comparison.references:
         yield f"change: of the time relative to {listing(comparison.references)} in the same rounds"
-        yield "noise: what the change must reach to be shown"
+        yield f"noise: what the change must reach to be shown{_range(comparison)}"
+    if _margins(comparison) and not comparison.is_by_launches:
+        yield "noise is guessed: --launches 8 in both runs, of local workers, measures it, and shows smaller changes"
     for each in comparison.differences:
         yield f"the runs differ in {each.name}: {each.old} then, {each.new} now"
     for row in comparison.lost:

@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element
 
 from gather_bench.bench.options import Options
 from gather_bench.bench.results import Environment, Report
-from gather_bench.bench.wording import count, listing
+from gather_bench.bench.wording import count, listing, rounds_text
 from gather_bench.report.markup import element
 
 _DEFAULTS = Options()
@@ -39,6 +39,8 @@ def _less_common(options: Options) -> Iterator[str]:
         yield from ("--slot-nbytes", str(options.slot_nbytes))
     if options.rounds != _DEFAULTS.rounds:
         yield from ("--rounds", str(options.rounds))
+    if options.launches != _DEFAULTS.launches:
+        yield from ("--launches", str(options.launches))
     if options.calls is not None:
         yield from ("--calls", str(options.calls))
     if not options.peers:
@@ -52,7 +54,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "CPU", f"{where.cpu_model}, {count(where.cpu_count, 'CPU')} for rank 0; {where.platform}"
     yield "Versions", f"gather-core {where.gather_core}, torch {where.torch}, Python {where.python}"
     yield "Slots", f"{report.options.slot_nbytes:,} bytes"
-    yield "Times", f"of one call on the slowest rank; all ways in turns, {count(report.options.rounds, 'round')}"
+    yield "Times", f"of one call on the slowest rank; all ways in turns, {rounds_text(report.options)}"
 
 
 def _ranks(where: Environment) -> str:

@@ -1,21 +1,15 @@
-"""How much two measurements of the same thing may differ: the statistics of a comparison, on logarithms of times."""
+"""Judging by rounds, where the workers were started once: what runs differ by must be guessed from peers."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Logs: TypeAlias = NDArray[Any]
-"""Float64 array of shape (rounds,): natural logarithms of seconds, or of ratios."""
+from gather_bench.report.compare.judgement import Judgement, Logs, OldAndNew, quantile_of_t
 
 MIN_ROUNDS = 5
 """With fewer the spread between rounds is not known."""
-_FALSE_ALARMS = 0.05
-"""Wanted in so many comparisons of equal runs, all rows together."""
 _RESAMPLES = 400
 _ROUNDS_IN_A_ROW = 3
 """Are drawn together: what disturbs a round often lasts into the next ones."""
@@ -27,6 +21,18 @@ _USUAL_DEGREES = 4
 moderated t-statistic of Smyth (2004), since a comparison alone has few."""
 
 
+def judge_rounds(rows: Sequence[OldAndNew], controls: Sequence[Sequence[OldAndNew]]) -> list[Judgement]:
+    """Judges each row.
+
+    Args:
+        rows: Their rounds, relative to the references.
+        controls: Those of peers, which run the same code in both, relative to the other peers; by place, two or more.
+    """
+    shifts = [shift(*row) for row in rows]
+    noise = Noise.of_controls([[median_shift(*control) for control in group] for group in controls])
+    return [Judgement(each.median, each.least, noise.margin(each.variance, len(rows))) for each in shifts]
+
+
 @dataclass(frozen=True)
 class Shift:
     """How far the rounds have moved, as logarithms, and what the spread between them makes of it."""
@@ -36,12 +42,6 @@ class Shift:
     """Of several quantiles, the one that has moved least; 0 where they have not all moved into one direction."""
     variance: float
     """Of the median."""
-
-
-def relative_to(rounds: Sequence[float], references: Sequence[Sequence[float]]) -> Logs:
-    """Divides each round by the geometric mean of the references in the same round: what slows all down falls out."""
-    logs: Logs = np.log(rounds) - np.mean(np.log(references), axis=0)
-    return logs
 
 
 def shift(old: Logs, new: Logs) -> Shift:
@@ -89,16 +89,4 @@ class Noise:
             variance: What the spread between rounds makes of the median.
             num_judged: How many rows are compared: the more, the further, so that none is beyond by chance.
         """
-        quantile = _quantile_of_t(1 - _FALSE_ALARMS / 2 / num_judged, self.degrees)
-        return quantile * math.sqrt(variance + self.variance)
-
-
-def _quantile_of_t(probability: float, degrees: int) -> float:
-    """Abramowitz and Stegun, 26.7.5, to the third term: within 3 % of what is needed here."""
-    z = NormalDist().inv_cdf(probability)
-    return (
-        z
-        + (z**3 + z) / (4 * degrees)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
-    )
+        return quantile_of_t(self.degrees, num_judged) * math.sqrt(variance + self.variance)
