@@ -18,7 +18,7 @@ from gather_core import (
     RemoteEncodeError,
 )
 from gather_core.errors import ProtocolError
-from gather_core.stream import StreamProgress
+from gather_core.stream import Sender, StreamProgress, StreamRounds
 from gather_core.stream_chunks import Budget, Chunks, pack_chunk, unpack_chunk
 from gather_transports.threads import ThreadGroup, ThreadRank, ThreadsTransport
 from thread_gatherers import FixedSlots, caught, on_gatherers
@@ -425,3 +425,27 @@ def test_an_interrupt_while_an_item_is_decoded_breaks_the_group_as_in_any_operat
 
 def interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def test_an_interrupt_before_the_first_round_is_told_who_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin_and_be_interrupted(self: StreamRounds) -> None:
+        begin(self)
+        if self is senders[0]:
+            raise KeyboardInterrupt
+
+    def remember(rounds: StreamRounds, plan: Any) -> Sender:
+        senders.append(rounds)
+        return Sender(rounds, plan)
+
+    senders: list[StreamRounds] = []
+    begin = StreamRounds.begin
+    monkeypatch.setattr("gather_core.gatherer.Sender", remember)
+    monkeypatch.setattr(StreamRounds, "begin", begin_and_be_interrupted)
+
+    def body(gatherer: Gatherer) -> object:
+        if gatherer.rank == 0:
+            while not senders:
+                threading.Event().wait(0.01)
+        return type(caught(lambda: list(gatherer.iter_gather([1]))))
+
+    assert on_gatherers(2, body) == [AbortedError, KeyboardInterrupt]

@@ -31,6 +31,7 @@ from gather_core.errors import (
 )
 from gather_core.exactness import difference
 from gather_core.registry import codec_class, follows_another, get_codec, known_codecs
+from gather_core.seal import SEAL_NBYTES, Seal
 from gather_core.testing.codec_frames import Landed, as_views
 
 
@@ -118,6 +119,9 @@ _TERMS_NBYTES = 3
 _GROUP_ID, _SEQ, _OP = 5, 7, 11
 
 
+_SEAL = Seal(bytes(32))
+
+
 class RoundTarget(Target):
     """The slots of a round: headers, the verdict, and the frames of those that travelled in round 1."""
 
@@ -138,14 +142,20 @@ class RoundTarget(Target):
             [_slot(0, [b"a"], op=1, of=2), _slot(1, [b"a"], of=2)],
             [_slot(0, [b"a"], seq=1)],
         ]
-        return [(bytes([how, 0, 0]), *of) for of in rounds for how in range(8)]
+        sealed = [[_slot(rank, frames, of=4, seal=_SEAL) for rank, frames in enumerate(good)]]
+        sealed += [[_slot(0, [b"a"], of=2, seal=_SEAL), _slot(1, texts, kind=2, of=2, seal=_SEAL)]]
+        open_cases = [(bytes([how, 0, 0]), *of) for of in rounds for how in range(8)]
+        return [*open_cases, *((bytes([how, 0, 0]), *of) for of in [*sealed, rounds[0]] for how in (8, 12))]
 
     def prepare(self, case: Case) -> Any:
         how = (case[0] if case else b"").ljust(_TERMS_NBYTES, b"\0")
         limits = Limits(payload_nbytes=1024, num_frames=20, frame_nbytes=512) if how[0] & 1 else Limits()
         num_slots = max(len(case) - 1, 1)
-        terms = verdict.Terms(_GROUP_ID, num_slots, 1024, limits, 1024, bool(how[0] & 2), 0 if how[0] & 4 else 1 << 63)
-        return [memoryview(slot) for slot in case[1:]] or [memoryview(b"")], _expected(num_slots, how[1] & 1), terms
+        covered = 0 if how[0] & 4 else 1 << 63
+        seal = _SEAL if how[0] & 8 else None
+        terms = verdict.Terms(_GROUP_ID, num_slots, 1024, limits, 1024, bool(how[0] & 2), covered, seal)
+        expected = _expected(num_slots, how[1] & 1, slots.SEALED if seal else 0)
+        return [memoryview(slot) for slot in case[1:]] or [memoryview(b"")], expected, terms
 
     def receive(self, prepared: Any) -> object:
         views, expected, terms = prepared
@@ -158,7 +168,8 @@ class RoundTarget(Target):
         for rank, (header, frames) in enumerate(zip(judged.headers, frames_per_rank, strict=True)):
             if header.rank != rank:
                 return f"the slot of rank {header.rank} was taken for that of rank {rank}"
-            if frames is not None and slots.payload_nbytes(frames) != header.total_nbytes:
+            sealed_nbytes = SEAL_NBYTES if slots.parse_agreement(header.agreement).flags else 0
+            if frames is not None and slots.payload_nbytes(frames) + sealed_nbytes != header.total_nbytes:
                 return f"{len(frames)} frames are not all of a payload of {header.total_nbytes} bytes"
         return None
 
@@ -169,6 +180,8 @@ def _frames_of(view: memoryview, header: slots.Header, terms: verdict.Terms) -> 
     payload = view[slots.HEADER_NBYTES :][: header.total_nbytes]
     if len(payload) < header.total_nbytes:
         return None  # it travels in round 2
+    if terms.seal is not None:
+        payload = payload[:-SEAL_NBYTES]
     is_checked = header.total_nbytes < terms.covered_below_nbytes
     frames = slots.read_frames(payload, header, terms.limits, frames_checked=is_checked)
     if len(frames) == 3:
@@ -176,18 +189,28 @@ def _frames_of(view: memoryview, header: slots.Header, terms: verdict.Terms) -> 
     return frames
 
 
-def _expected(world_size: int, is_error: int) -> bytes:
-    return slots.pack_agreement(1 + is_error, _GROUP_ID, _SEQ, world_size, 0 if is_error else _OP)
+def _expected(world_size: int, is_error: int, flags: int) -> bytes:
+    return slots.pack_agreement(1 + is_error, _GROUP_ID, _SEQ, world_size, 0 if is_error else _OP, flags)
 
 
-def _slot(rank: int, frames: Sequence[bytes], *, kind: int = 1, seq: int = _SEQ, op: int = _OP, of: int = 1) -> bytes:
-    nbytes = slots.payload_nbytes(frames)
-    written = memoryview(bytearray(slots.HEADER_NBYTES + nbytes))
-    slots.write_payload(written[slots.HEADER_NBYTES :], frames)
-    checksum = slots.checksum_parts([written[slots.HEADER_NBYTES :]])
-    agreement = slots.pack_agreement(kind, _GROUP_ID, seq, of, 0 if kind == 2 else op)
-    written[: slots.HEADER_NBYTES] = slots.pack_header(nbytes, rank, len(frames), checksum, agreement)
-    return bytes(written)
+def _slot(
+    rank: int,
+    frames: Sequence[bytes],
+    *,
+    kind: int = 1,
+    seq: int = _SEQ,
+    op: int = _OP,
+    of: int = 1,
+    seal: Seal | None = None,
+) -> bytes:
+    payload = bytearray(slots.payload_nbytes(frames))
+    slots.write_payload(memoryview(payload), frames)
+    checksum = slots.checksum_parts([memoryview(payload)])
+    flags = slots.SEALED if seal else 0
+    agreement = slots.pack_agreement(kind, _GROUP_ID, seq, of, 0 if kind == 2 else op, flags)
+    nbytes = len(payload) + (SEAL_NBYTES if seal else 0)
+    header = slots.pack_header(nbytes, rank, len(frames), checksum, agreement)
+    return header + payload + (seal.block(header, [memoryview(payload)]) if seal else b"")
 
 
 class PartsTarget(Target):
