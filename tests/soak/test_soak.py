@@ -35,7 +35,7 @@ def test_the_command_soaks_for_a_time_and_reports(
 
 
 def test_a_killed_rank_ends_an_episode_and_is_no_fault(soak: Soak) -> None:
-    soak.live_through(replace(CALM, disturbance="kill", victim=3, after_s=0.0, num_operations=1000))
+    soak.live_through(replace(CALM, disturbance="kill", victim=3, after_s=0.0, num_operations=1000, timeout_s=3.0))
     assert (soak.tally.num_kills, soak.tally.num_failed) == (1, 1)
     assert soak.tally.is_good, soak.tally
 
