@@ -129,12 +129,22 @@ def _address(name: str) -> str:
     return f"\0gather-core/{name}"
 
 
-@lru_cache(maxsize=1)
 def _kernel_of(pid: int) -> str | None:
-    """The identity as a short text, read once in each process: a forked child may be in other namespaces."""
+    """The identity as a short text; None where it cannot be read now, as without a free descriptor."""
+    try:
+        return _read_kernel(pid)
+    except LookupError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def _read_kernel(pid: int) -> str:
+    """Read once in each process: a forked child may be in other namespaces. What fails is tried again."""
     del pid
     identity = kernel_identity()
-    return None if identity is None else xxh3_64_hexdigest(identity.encode())
+    if identity is None:
+        raise LookupError("nothing can be read")
+    return xxh3_64_hexdigest(identity.encode())
 
 
 def kernel_identity() -> str | None:

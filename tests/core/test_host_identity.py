@@ -28,9 +28,9 @@ OWN_MEMORY = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
 def nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a new process where nobody has set the variable."""
     monkeypatch.delenv("GATHER_HOST_ID", raising=False)
-    host_identity._kernel_of.cache_clear()
+    host_identity._read_kernel.cache_clear()
     yield
-    host_identity._kernel_of.cache_clear()
+    host_identity._read_kernel.cache_clear()
 
 
 @pytest.fixture
@@ -217,3 +217,10 @@ def test_construction_leaves_no_key_of_the_search_for_hosts(pool: RankPool) -> N
                 return bool(keys) and not any(store.check([key]) for key in keys)
 
     assert pool.values(2, body) == [True, True]
+
+
+def test_what_could_not_be_read_once_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(host_identity, "kernel_identity", lambda: None)  # as without a free descriptor
+        assert host_identity._kernel_of(os.getpid()) is None
+    assert host_identity._kernel_of(os.getpid()) is not None
