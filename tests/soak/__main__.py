@@ -62,8 +62,9 @@ def _counts(tally: Tally) -> str:
     return (
         f"{tally.num_episodes} episodes, {tally.num_operations} operations on their ranks, {tally.num_kills} kills, "
         f"{tally.num_stops} stops, {tally.num_failed} episodes ended by them: {len(tally.wrong)} wrong, "
-        f"{len(tally.hangs)} hangs, {len(tally.left)} leftovers; memory of the process that lived {tally.longest_life} "
-        f"episodes and others grew by {tally.growth_nbytes >> 20} MiB at most, of {MOST_GROWTH_NBYTES >> 20} allowed"
+        f"{len(tally.hangs)} hangs, {len(tally.left)} leftovers; memory grew by "
+        f"{tally.growth_nbytes >> 20} MiB at most, of {MOST_GROWTH_NBYTES >> 20} allowed, in the second halves of lives of "
+        f"up to {tally.longest_life} episodes"
     )
 
 

@@ -15,8 +15,9 @@ from worker_process import processes_of
 
 HANG_S = 120.0
 """More than an episode takes on a busy machine, timeouts included."""
-WARM_UP = 40
-"""Episodes of a process until it has used every codec and transport; after that its memory should not grow."""
+JUDGED_FROM = 80
+"""Episodes of a process from which on its memory is judged: the first half of its life is the warm-up, as the allocator
+keeps more and more until all sizes, codecs and transports have come."""
 MOST_GROWTH_NBYTES = 32 << 20
 
 
@@ -38,7 +39,7 @@ class Tally:
 
     @property
     def growth_nbytes(self) -> int:
-        """By how much the process whose memory has grown most has grown since it was warm."""
+        """By how much the process whose memory has grown most has grown in the second half of its life."""
         return max((_growth(sizes) for sizes in self.resident_nbytes.values()), default=0)
 
     @property
@@ -53,9 +54,10 @@ class Tally:
 
 
 def _growth(sizes: Sequence[int]) -> int:
-    if len(sizes) < WARM_UP + 5:
+    if len(sizes) < JUDGED_FROM:
         return 0
-    return int(median(sizes[-5:]) - median(sizes[WARM_UP - 5 : WARM_UP]))
+    middle = len(sizes) // 2
+    return int(median(sizes[-5:]) - median(sizes[middle : middle + 5]))
 
 
 class Soak:

@@ -15,8 +15,8 @@ from soak.script import Episode
 
 GO = "go"
 _LONGER_THAN_THE_TIMEOUT_S = 35.0
-"""By how much what was given up may outlast the timeout: a send of Gloo's may not hear that its connection is lost, and
-a rank that dies while others connect to it may be waited for."""
+"""By how much what was given up may outlast the timeout: a send of Gloo's may not hear that its connection is lost,
+and a rank that dies while others connect to it may be waited for."""
 _PAGE_NBYTES = os.sysconf("SC_PAGE_SIZE")
 
 

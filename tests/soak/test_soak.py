@@ -12,7 +12,7 @@ from gather_transports.threads import ThreadGroup, ThreadRank
 from rank_pool import RankPool
 from soak import __main__ as command
 from soak.operations import is_same, operations
-from soak.parent import MOST_GROWTH_NBYTES, WARM_UP, Soak, Tally
+from soak.parent import JUDGED_FROM, MOST_GROWTH_NBYTES, Soak, Tally
 from soak.planted import OfEachRank
 from soak.script import episode
 
@@ -88,10 +88,12 @@ def test_results_that_differ_are_not_the_same(found: Any, expected: Any) -> None
     assert is_same(expected, expected)
 
 
-def test_memory_that_grows_after_the_warm_up_is_a_fault() -> None:
-    warm = [0] * 5 + [100 << 20] * WARM_UP
-    flat, growing = Tally(), Tally()
-    flat.resident_nbytes = {1: warm + [100 << 20] * WARM_UP}
-    growing.resident_nbytes = {1: warm + [(100 << 20) + MOST_GROWTH_NBYTES + 1] * WARM_UP}
+def test_memory_that_grows_in_the_second_half_of_a_life_is_a_fault() -> None:
+    half = JUDGED_FROM // 2
+    flat, growing, young = Tally(), Tally(), Tally()
+    flat.resident_nbytes = {1: [0] * (half - 1) + [100 << 20] * (half + 1)}
+    growing.resident_nbytes = {1: [0] * (half + 5) + [MOST_GROWTH_NBYTES + 1] * half}
+    young.resident_nbytes = {1: [0] * 10 + [100 << 20] * 10}
     assert flat.is_good
+    assert young.is_good
     assert not growing.is_good
