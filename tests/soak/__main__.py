@@ -63,8 +63,8 @@ def _counts(tally: Tally) -> str:
         f"{tally.num_episodes} episodes, {tally.num_operations} operations on their ranks, {tally.num_kills} kills, "
         f"{tally.num_stops} stops, {tally.num_failed} episodes ended by them: {len(tally.wrong)} wrong, "
         f"{len(tally.hangs)} hangs, {len(tally.left)} leftovers; memory grew by "
-        f"{tally.growth_nbytes >> 20} MiB at most, of {MOST_GROWTH_NBYTES >> 20} allowed, in the second halves of lives of "
-        f"up to {tally.longest_life} episodes"
+        f"{tally.growth_nbytes >> 20} MiB at most, of {MOST_GROWTH_NBYTES >> 20} allowed, in the second halves of "
+        f"lives of up to {tally.longest_life} episodes"
     )
 
 
