@@ -4,6 +4,7 @@ Fails where a result was wrong, a rank hung, something was left behind, or memor
 """
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -14,6 +15,8 @@ from soak.parent import MOST_GROWTH_NBYTES, Soak, Tally
 from soak.script import WORLD_SIZE
 
 _TELL_EVERY_S = 30.0
+_ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
+"""For ranks: large blocks of random sizes are given back, and do not look like memory that grows."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no rank outlives it
     seed = int(time.time()) if options.seed is None else options.seed
     print(f"soaking for {options.seconds:g} s from seed {seed}", flush=True)
+    os.environ.update(_ALLOCATOR)
     pool = RankPool()
     try:
         pool.prepare(WORLD_SIZE)
@@ -63,8 +67,8 @@ def _counts(tally: Tally) -> str:
         f"{tally.num_episodes} episodes, {tally.num_operations} operations on their ranks, {tally.num_kills} kills, "
         f"{tally.num_stops} stops, {tally.num_failed} episodes ended by them: {len(tally.wrong)} wrong, "
         f"{len(tally.hangs)} hangs, {len(tally.left)} leftovers; memory grew by "
-        f"{tally.growth_nbytes >> 20} MiB at most, of {MOST_GROWTH_NBYTES >> 20} allowed, in the second halves of "
-        f"lives of up to {tally.longest_life} episodes"
+        f"{tally.growth_nbytes >> 20} MiB at most, of {MOST_GROWTH_NBYTES >> 20} allowed, in the second half of lives "
+        f"of up to {tally.longest_life} episodes"
     )
 
 
