@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from environment import variables
 from faults.traces import Traces
 from gather_core import Gatherer, SetupError, TransportError, drop_free_blocks
 from gather_core.host_identity import HOST_ID
@@ -37,12 +38,13 @@ class Ended:
 
 def live(rank: int, world_size: int, planned: Episode) -> Ended:
     """(all ranks) Lives through an episode; raises what must never happen."""
-    os.environ[HOST_ID] = f"host {rank // 2}" if planned.transport == "shm+gloo" else "one host"
-    with Gatherer(transport=planned.transport) as first:
-        first.barrier()  # what lasts as long as the process is there from now on
-    before = Traces.now()
-    reached(GO)
-    num_operations, error = _gather(rank, world_size, planned)
+    host = f"host {rank // 2}" if planned.transport == "shm+gloo" else "one host"
+    with variables(**{HOST_ID: host}):  # for the episode only: the process goes on to others
+        with Gatherer(transport=planned.transport) as first:
+            first.barrier()  # what lasts as long as the process is there from now on
+        before = Traces.now()
+        reached(GO)
+        num_operations, error = _gather(rank, world_size, planned)
     left = before.left(planned.timeout_s + _LONGER_THAN_THE_TIMEOUT_S)
     return Ended(os.getpid(), num_operations, error, left, _resident_nbytes())
 
