@@ -76,6 +76,12 @@ class Running:
         """The process id of a rank."""
         return self._workers[rank].process.pid
 
+    def kill(self, rank: int) -> None:
+        """Kills the process of a rank, finished or not; returns when it is gone, so that nothing else gets to use it."""
+        process = self._workers[rank].process
+        process.kill()
+        process.wait()
+
     def finished(self) -> set[int]:
         """The ranks whose outcome is known."""
         return set(self._outcomes)

@@ -99,7 +99,7 @@ class Soak:
         _poll_for(running, planned.after_s)
         if planned.disturbance == "kill":
             self.tally.num_kills += 1
-            os.kill(pid, signal.SIGKILL)
+            running.kill(planned.victim)
             return
         self.tally.num_stops += 1
         os.kill(pid, signal.SIGSTOP)
