@@ -77,7 +77,7 @@ class Running:
         return self._workers[rank].process.pid
 
     def kill(self, rank: int) -> None:
-        """Kills the process of a rank, finished or not; returns when it is gone, so that nothing else gets to use it."""
+        """Kills the process of a rank, finished or not; returns when it is gone, so that no later body gets it."""
         process = self._workers[rank].process
         process.kill()
         process.wait()
