@@ -15,6 +15,9 @@ Timeout = float | timedelta | None
 Form = Literal["object", "parcels", "frames"]
 """What a rank hands in and gets: one object; one object per rank; frames, which the codec does not see."""
 
+Received = list[tuple[int, Sequence[memoryview]]]
+"""Ranks and the frames of what they sent: borrowed and read-only, or writable and for the object to keep."""
+
 _ROOT_ARGUMENT = {"gather": "dst", "broadcast": "src", "scatter": "src", "iter_gather": "dst"}
 """How the operations that have a root call it."""
 
@@ -32,7 +35,7 @@ class Manner:
     """All ranks learn whether all could decode."""
     checked: Callable[[Any], Any] | None = None
     """What this rank hands in goes through it first; what it raises reaches every rank."""
-    taken: Callable[[list[tuple[int, Sequence[memoryview]]]], Any] | None = None
+    taken: Callable[[Received], Any] | None = None
     """Makes the result, of the ranks and frames that have come, in place of decoding them."""
     admit: Callable[[Sequence[int]], Sequence[int]] | None = None
     """Says which of the payloads that are left to round 2, in bytes per rank, go now; the same on every rank."""
@@ -67,15 +70,12 @@ class Call:
         name = _ROOT_ARGUMENT.get(self.operation)
         if name is not None and (type(self.root) is not int or not 0 <= self.root < world_size):
             raise SettingsError(f"{name} must be a group rank from 0 to {world_size - 1}, not {self.root!r}")
-        return self.op_code("confirmed" if self.manner.confirm else "")
-
-    def op_code(self, what: str = "") -> int:
-        """32 bits that tell this operation apart, and what is agreed of it besides."""
-        return _op_code(self.operation, self.root, self.tag, what)
+        return op_code(self.operation, self.root, self.tag, "confirmed" if self.manner.confirm else "")
 
 
 @lru_cache(maxsize=4096)
-def _op_code(operation: str, root: int | None, tag: str, what: str) -> int:
+def op_code(operation: str, root: int | None, tag: str, what: str = "") -> int:
+    """32 bits that tell an operation apart, and what is agreed of it besides."""
     text = f"{operation}\0{root}\0{tag}" + (f"\0{what}" if what else "")
     return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) & 0xFFFFFFFF
 

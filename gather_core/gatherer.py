@@ -7,14 +7,13 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar, overload
 
-from gather_core.call import PLAIN, ROUTED, Call, Manner, Timeout, as_int
+from gather_core.call import PLAIN, ROUTED, Call, Manner, Received, Timeout, as_int
 from gather_core.codec import Codec, DecodeOptions, Limits, TensorDevice
 from gather_core.errors import SettingsError
 from gather_core.lazy import LazyObjects
 from gather_core.membership import Membership
 from gather_core.reduction import check_metrics, combine
 from gather_core.rendezvous import connect
-from gather_core.rounds import Received
 from gather_core.settings import DEFAULT_SLOT_NBYTES, GatherSettings, SettingsSource
 from gather_core.stats import GroupStats, Stats
 from gather_core.stream import GatherStream, Plan, Sender, StreamProgress, StreamRounds

@@ -11,7 +11,6 @@ from itertools import chain
 
 from gather_core.codec import Buffer, Frames, Limits
 from gather_core.errors import LimitError, ProtocolError
-from gather_core.seal import SEAL_NBYTES
 from gather_core.slot import Header, check_lengths, checksum_parts, pack_header, payload_nbytes, payload_parts
 from gather_core.verdict import Terms
 
@@ -40,7 +39,7 @@ def announced(
     """
     entries, parts_per_rank = [], []
     for dst, frames in enumerate(parcels):
-        nbytes = payload_nbytes(frames) + (SEAL_NBYTES if terms.seal is not None else 0)
+        nbytes = payload_nbytes(frames) + terms.seal_nbytes
         if nbytes > terms.limits.payload_nbytes:
             raise LimitError(
                 f"{nbytes} bytes for rank {dst} are above Limits.payload_nbytes={terms.limits.payload_nbytes}"

@@ -5,7 +5,7 @@ from time import monotonic
 from typing import Any
 
 from gather_core.blocks import result_buffer
-from gather_core.call import PLAIN, Call
+from gather_core.call import PLAIN, Call, Received, op_code
 from gather_core.codec import DecodeOptions, Frames, own
 from gather_core.codec_border import CodecBorder, give_largest
 from gather_core.deadline import Deadline, seconds
@@ -13,16 +13,13 @@ from gather_core.errors import DecodeError, LimitError, ProtocolError, RankFaile
 from gather_core.lazy import LazyObjects
 from gather_core.parcels import Manifest, announced, in_one_payload, nbytes_in_one_payload, sender
 from gather_core.rendezvous import Connection
-from gather_core.seal import SEAL_NBYTES, header_bytes, private_copies
+from gather_core.seal import private_copies
 from gather_core.slot import HEADER_NBYTES, Header, payload_parts, read_frames
 from gather_core.slot_writer import Outgoing, SlotWriter
 from gather_core.small_slots import longest_small_frame, read_small_slots
 from gather_core.stats import Stats
 from gather_core.verdict import Verdict, judge
 from gather_core.watch import Watch, Watcher
-
-Received = list[tuple[int, Sequence[memoryview]]]
-"""Ranks and the frames of what they sent: borrowed and read-only, or writable and for the object to keep."""
 
 
 class Rounds:
@@ -43,7 +40,7 @@ class Rounds:
         self._border = CodecBorder(connection.codec, options)
         self._writer = SlotWriter(connection.transport, connection.context.rank, connection.terms)
         self._small_up_to = longest_small_frame(connection.terms)
-        self._seal_nbytes = SEAL_NBYTES if connection.terms.seal is not None else 0
+        self._seal_nbytes = connection.terms.seal_nbytes
 
     def operate(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
         """(all ranks) Runs one operation; what was wrong before it, `failed_call`, reaches every rank.
@@ -198,9 +195,7 @@ class Rounds:
         nothing = [0] * len(self._everyone)
         matrix = [manifests[rank].nbytes_per_rank if rank in manifests else nothing for rank in self._everyone]
         if any(map(any, matrix)):
-            parcels = {
-                rank: frames and [memoryview(bytes(frame)) for frame in frames] for rank, frames in parcels.items()
-            }
+            parcels = {rank: frames and _copied(frames) for rank, frames in parcels.items()}
             self._enter(call, "round 2")
             parts_per_peer = outgoing.parcels or [()] * len(self._everyone)
             into = [result_buffer(row[self._rank]) for row in matrix]
@@ -227,7 +222,7 @@ class Rounds:
         if payload.readonly:  # a peer may share its memory, as in round 1
             payload = memoryview(bytes(payload))
         try:
-            return self._terms.seal.open(header_bytes(header), payload, context)
+            return self._terms.seal.open(header.pack(), payload, context)
         except ProtocolError as exc:
             raise ProtocolError(f"payload of rank {rank}: {exc}") from None
 
@@ -260,7 +255,7 @@ class Rounds:
         self.seq += 1
         self._enter(call, "round 1")
         if failure is None:
-            outgoing = self._writer.write((), self.seq, call.op_code("confirm"))
+            outgoing = self._writer.write((), self.seq, op_code(call.operation, call.root, call.tag, "confirm"))
         else:
             outgoing = self._writer.write_failure(failure, "decode", self.seq)
         slots = self._all_gather_slots(outgoing, timeout_s)
@@ -274,12 +269,11 @@ class Rounds:
         stats = self._stats
         stats.operations += 1
         stats.sent_nbytes += HEADER_NBYTES + outgoing.nbytes
-        in_slots = call.manner.admit is None  # a stream's chunks are as long as its budget says
-        if verdict is not None and in_slots and verdict.largest_nbytes > self._terms.slot_nbytes:
-            stats.second_rounds += verdict.nbytes_in_round_2 is not None
+        second = verdict is not None and verdict.nbytes_in_round_2 is not None
+        if verdict is not None and verdict.largest_nbytes > self._terms.slot_nbytes and call.manner.admit is None:
+            stats.second_rounds += second  # not those of a stream, whose chunks are as long as its budget says
             stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, verdict.largest_nbytes)
         if self._watch is not None:
-            second = verdict is not None and verdict.nbytes_in_round_2 is not None
             self._watch.sent(HEADER_NBYTES + outgoing.nbytes, outgoing.frames, in_second_round=second)
 
     def _count_parcels(self, outgoing: Outgoing, matrix: Sequence[Sequence[int]]) -> None:

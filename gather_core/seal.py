@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from gather_core.errors import ProtocolError
-from gather_core.slot import HEADER_NBYTES, Header, pack_header
+from gather_core.slot import HEADER_NBYTES
 
 SEAL_NBYTES = 64
 _MAC_NBYTES = 32
@@ -53,11 +53,6 @@ class Seal:
         for part in parts:
             mac.update(part)
         return mac.digest()
-
-
-def header_bytes(header: Header) -> bytes:
-    """The 64 bytes that this header was read from."""
-    return pack_header(header.total_nbytes, header.rank, header.num_frames, header.payload_checksum, header.agreement)
 
 
 def private_copies(slots: Sequence[memoryview]) -> list[memoryview]:

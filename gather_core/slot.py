@@ -77,6 +77,10 @@ class Header:
     agreement: bytes
     """Compared as bytes; `parse_agreement` takes it apart."""
 
+    def pack(self) -> bytes:
+        """Returns the 64 bytes."""
+        return pack_header(self.total_nbytes, self.rank, self.num_frames, self.payload_checksum, self.agreement)
+
 
 def parse_agreement(block: bytes) -> Agreement:
     """Takes an agreement block apart.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from gather_core.codec import Frames
 from gather_core.errors import SUMMARY_NBYTES, LimitError, shorten, summarize
 from gather_core.memory import align
-from gather_core.seal import SEAL_NBYTES
 from gather_core.slot import (
     HEADER_NBYTES,
     SEALED,
@@ -55,7 +54,7 @@ class SlotWriter:
         self._terms = terms
         self._inline_up_to = terms.slot_nbytes if terms.overflow_is_error else terms.round_1_nbytes
         self._small_up_to = longest_small_frame(terms)
-        self._seal_nbytes = SEAL_NBYTES if terms.seal is not None else 0
+        self._seal_nbytes = terms.seal_nbytes
         self._flags = SEALED if terms.seal is not None else 0
 
     def agreement(self, seq: int, op: int) -> bytes:
@@ -89,12 +88,11 @@ class SlotWriter:
         is_inline = HEADER_NBYTES + nbytes <= self._inline_up_to
         filled = HEADER_NBYTES + (nbytes if is_inline else 0)
         slot = self._transport.slot(filled)
-        parts = payload_parts(frames)
+        payload = slot[HEADER_NBYTES : filled - self._seal_nbytes]
         if is_inline:
-            payload = slot[HEADER_NBYTES : filled - self._seal_nbytes]
             write_payload(payload, frames)
-            if terms.seal is None:  # else peers, who may share the slot's memory, could change what is sealed
-                parts = [payload]
+        # a seal is made over this rank's own bytes: peers may share the slot's memory
+        parts = [payload] if is_inline and terms.seal is None else payload_parts(frames)
         checked = parts
         if nbytes >= terms.covered_below_nbytes:
             checked = [parts[0][: align(8 * len(frames))]] if parts else []

@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from gather_core.call import Call, Manner, Timeout
+from gather_core.call import Call, Manner, Received, Timeout
 from gather_core.codec import Frames
 from gather_core.errors import GatherError, ProtocolError
 from gather_core.membership import Membership
-from gather_core.rounds import Received
 from gather_core.slot import payload_nbytes
 from gather_core.stream_chunks import Budget, Chunks, pack_chunk, unpack_chunk
 

@@ -16,7 +16,7 @@ from gather_core.errors import (
     format_ranks,
 )
 from gather_core.memory import UNBOUNDED
-from gather_core.seal import SEAL_NBYTES, Seal, header_bytes
+from gather_core.seal import SEAL_NBYTES, Seal
 from gather_core.slot import (
     HEADER_NBYTES,
     Agreement,
@@ -51,6 +51,11 @@ class Terms:
     """The checksum of smaller payloads covers their frames too."""
     seal: Seal | None = None
     """Every payload ends with one."""
+
+    @property
+    def seal_nbytes(self) -> int:
+        """Bytes of every payload that are its seal."""
+        return SEAL_NBYTES if self.seal is not None else 0
 
 
 @dataclass(slots=True)
@@ -104,7 +109,7 @@ def _check_seal(rank: int, slot: memoryview, header: Header, seal: Seal) -> None
     end = HEADER_NBYTES + header.total_nbytes
     if end <= len(slot):
         try:
-            seal.open(header_bytes(header), slot[HEADER_NBYTES:end])
+            seal.open(header.pack(), slot[HEADER_NBYTES:end])
         except ProtocolError as exc:
             raise ProtocolError(f"slot of rank {rank}: {exc}") from None
 
@@ -163,7 +168,7 @@ def _read_failure(rank: int, slot: memoryview, header: Header, terms: Terms) -> 
         raise ProtocolError(f"slot of rank {rank}: an ERROR that is longer than its slot")
     limits = Limits()  # the slot bounds it already, and an error must get through the tightest limits of objects
     check_lengths(header, limits)
-    end = HEADER_NBYTES + header.total_nbytes - (SEAL_NBYTES if terms.seal is not None else 0)
+    end = HEADER_NBYTES + header.total_nbytes - terms.seal_nbytes
     payload = slot[HEADER_NBYTES:end]
     return Failure.from_frames(read_frames(payload, header, limits, frames_checked=True))
 

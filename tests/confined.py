@@ -21,7 +21,7 @@ from confined_worker import Report, Task
 _MIB = 1 << 20
 _START_WITHIN_S = 120.0
 _STOP_WITHIN_S = 5.0
-_MODULES = ("numpy", "torch", "hostile")
+_MODULES = ("numpy", "torch", "gather_codecs.messagepack", "gather_codecs.zstandard_frames", "hostile")
 
 
 @dataclass(frozen=True)

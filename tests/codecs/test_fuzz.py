@@ -120,8 +120,10 @@ def test_the_command_reports_and_fails_where_it_finds_something(
 ) -> None:
     (bug,) = (bug for bug in planted_bugs() if "number of frames" in bug.name)
     options = [
-        "--seconds",
-        "0.5",
+        "--executions",
+        "1000",
+        "--seed",
+        "1",
         "--target",
         "slots",
         "--folder",

@@ -108,7 +108,7 @@ def test_a_rank_that_never_constructs_is_named_at_the_deadline(pool: RankPool) -
     for outcome in (outcomes[0], outcomes[2]):
         assert isinstance(outcome.error, SetupError)
         assert list(outcome.error.failures) == [1]
-        assert outcome.seconds < 10
+        assert outcome.seconds < 4
 
 
 def test_leaving_the_with_block_by_an_exception_ends_the_others_at_once(pool: RankPool) -> None:

@@ -41,7 +41,7 @@ def test_a_rank_killed_before_it_connects_is_named_at_the_deadline(pool: RankPoo
         assert list(failures) == [1], text
         assert "never came" in text
         assert left == []
-        assert outcome.seconds < 15
+        assert outcome.seconds < 5
 
 
 def test_a_rank_that_cannot_connect_fails_the_others_at_once(pool: RankPool) -> None:
@@ -57,14 +57,14 @@ def test_a_rank_that_cannot_connect_fails_the_others_at_once(pool: RankPool) -> 
         assert text == "rank 1 could not set up: TransportError: no such interface"
         assert list(failures) == [1]
         assert left == []
-        assert outcome.seconds < 15
+        assert outcome.seconds < 5
 
 
 def test_ctrl_c_while_connecting_ends_it_and_fails_the_others_at_once(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> Any:
         def never(*args: Any) -> None:
             reached("waits")
-            time.sleep(6)
+            time.sleep(3)
             raise TransportError("came too late")
 
         return construct(rank, 1, never, timeout_s=30)
@@ -74,11 +74,11 @@ def test_ctrl_c_while_connecting_ends_it_and_fails_the_others_at_once(pool: Rank
     os.kill(running.pid(0), signal.SIGINT)
     outcomes = running.wait()
     assert isinstance(outcomes[0].error, KeyboardInterrupt)
-    assert outcomes[0].seconds < 5
+    assert outcomes[0].seconds < 2
     text, failures, _ = outcomes[2].value
     assert list(failures) == [0], text
     assert "KeyboardInterrupt" in text
-    assert outcomes[2].seconds < 5.5
+    assert outcomes[2].seconds < 2.5
 
 
 def test_after_a_construction_that_one_rank_skipped_or_failed_the_next_one_succeeds(pool: RankPool) -> None:

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600, help="for how long, in all")
+    parser.add_argument("--executions", type=int, help="of each target, in place of a time")
     parser.add_argument("--seed", type=int, default=None, help="of the mutations; else another one each time")
     parser.add_argument("--target", action="append", choices=sorted(find_targets()), help="only this one; repeatable")
     parser.add_argument("--folder", type=Path, help="where findings are saved; else a temporary folder")
@@ -82,11 +83,16 @@ def _limit_memory() -> None:
 def _fuzz(options: argparse.Namespace, folder: Path) -> int:
     targets = {name: target for name, target in find_targets().items() if name in (options.target or [name])}
     seed = int(time.time()) if options.seed is None else options.seed
-    print(f"fuzzing {', '.join(targets)} for {options.seconds:g} s with seed {seed}; findings go to {folder}")
+    length = f"{options.seconds:g} s" if options.executions is None else f"{options.executions} executions each"
+    print(f"fuzzing {', '.join(targets)} for {length} with seed {seed}; findings go to {folder}")
     branches = Branches([place for target in targets.values() for place in target.places])
     with open(folder / _LAST_CASE, "w+") as last:
         fuzzers = [Fuzzer(target, seed, _Recorder(name, last.fileno()), branches) for name, target in targets.items()]
-        _take_turns(fuzzers, options.seconds)
+        if options.executions is None:
+            _take_turns(fuzzers, options.seconds)
+        else:
+            for fuzzer in fuzzers:
+                fuzzer.run(executions=options.executions)
     (folder / _LAST_CASE).unlink()
     for fuzzer in fuzzers:
         print(
