@@ -17,9 +17,8 @@ from gather_core import (
     GroupBrokenError,
     RemoteEncodeError,
 )
-from gather_core.errors import ProtocolError
 from gather_core.stream import Sender, StreamProgress, StreamRounds
-from gather_core.stream_chunks import Budget, Chunks, pack_chunk, unpack_chunk
+from gather_core.stream_chunks import Chunks
 from gather_transports.threads import ThreadGroup, ThreadRank, ThreadsTransport
 from thread_gatherers import FixedSlots, caught, on_gatherers
 
@@ -200,57 +199,6 @@ def test_items_alias_nothing_of_the_callers() -> None:
     assert outcomes == [[True] * 4, []]
 
 
-def test_the_budget_admits_everybody_in_turn_and_a_larger_payload_alone() -> None:
-    budget = Budget(100, 3)
-    served = []
-    for _ in range(3):
-        budget.next_round()
-        served.append(budget.admit([60, 300, 60]))
-        assert [budget.has_sent(rank) for rank in range(3)] == [size > 0 for size in served[-1]]
-    assert served == [[0, 300, 0], [60, 0, 0], [60, 0, 0]] or {tuple(each) for each in served} == {
-        (0, 300, 0),
-        (60, 0, 0),
-        (0, 0, 60),
-    }
-
-
-def test_a_chunk_is_as_long_as_its_share_and_holds_one_item_at_least() -> None:
-    chunks = Chunks(range(4), lambda item: [bytes(100 if item else 5000)], 500, 1 << 20)
-    lengths = []
-    while not chunks.is_at_end:
-        lengths.append(len(chunks.current()))
-        assert chunks.current() is chunks.current()
-        chunks.was_sent()
-    assert lengths == [1, 2, 1]
-
-
-@pytest.mark.parametrize(
-    "frames",
-    [
-        [],
-        [b""],
-        [b"\0abc"],
-        [b"\2" + bytes(8)],
-        [bytes(9) + b"abc"],
-        [bytes(9) + b"\1\0\0\0"],
-        [bytes(9) + b"\1\0\0\0", b"", b""],
-        [bytes(9), b"x"],
-        [b"\0\1" + bytes(7)],
-    ],
-)
-def test_a_chunk_that_cannot_be_is_refused(frames: list[bytes]) -> None:
-    with pytest.raises(ProtocolError):
-        unpack_chunk([memoryview(frame) for frame in frames], 0)
-
-
-def test_a_chunk_comes_out_as_it_went_in() -> None:
-    items: list[Any] = [[b"a"], [b"b", b"c"], [b""]]
-    for is_last in (False, True):
-        frames = [memoryview(frame) for frame in pack_chunk(items, 7, is_last=is_last)]
-        out, last = unpack_chunk(frames, 7)
-        assert ([[bytes(frame) for frame in item] for item in out], last) == (items, is_last)
-
-
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_an_item_may_change_as_soon_as_the_next_one_is_asked_for(transport: str) -> None:
     def items() -> Iterator[Any]:
@@ -265,16 +213,6 @@ def test_an_item_may_change_as_soon_as_the_next_one_is_asked_for(transport: str)
 
     outcomes = on_gatherers(2, body, TRANSPORTS[transport], slot_nbytes=2048)
     assert outcomes == [[(rank, number) for rank in range(2) for number in range(5)], []]
-
-
-def test_a_chunk_does_not_wait_for_many_slow_items() -> None:
-    ticks = iter([0.0, 0.05, 0.11, 0.2, 0.21, 9.0, 9.0])
-    chunks = Chunks(iter("abcd"), lambda item: [item.encode()], 1 << 20, 1 << 20, lambda: next(ticks))
-    sent = []
-    while not chunks.is_at_end:
-        chunks.current()
-        sent.append(chunks.was_sent())
-    assert sent == [[[b"a"], [b"b"]], [[b"c"], [b"d"]], []]
 
 
 def test_an_iterator_that_has_ended_is_not_asked_again() -> None:

@@ -136,9 +136,9 @@ def gather_on(rank: int, world_size: int, folder: str, transport: str, case: Hos
 
 def _in_small_chunks(transport: str) -> str:
     """(all ranks) Of which a slow network carries one within the timeout: each that arrives renews it."""
-    from gather_transports import hierarchical
+    from gather_transports import host_blocks
 
-    vars(hierarchical).update(_LANDING_NBYTES=_CHUNK_NBYTES, _LEAST_CHUNK_NBYTES=_CHUNK_NBYTES)
+    vars(host_blocks).update(LANDING_NBYTES=_CHUNK_NBYTES, LEAST_CHUNK_NBYTES=_CHUNK_NBYTES)
     return f"{transport}:chunk_nbytes={_CHUNK_NBYTES}"
 
 

@@ -21,7 +21,7 @@ from gather_core import (
 from gather_core.registry import get_transport
 from gather_core.testing import TransportContract
 from gather_core.transport import GroupContext, Transport
-from gather_transports import hierarchical
+from gather_transports import host_blocks
 from gather_transports.hierarchical import HierarchicalTransport
 from gather_transports.host_blocks import LONGEST_FAILURE_NBYTES, raise_failure, write_failure
 from gather_transports.host_failures import renumbered
@@ -129,8 +129,8 @@ def objects(rank: int) -> list[Any]:
 
 
 def test_every_operation_is_exact_over_uneven_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hierarchical, "_LANDING_NBYTES", 1 << 19)
-    monkeypatch.setattr(hierarchical, "_LEAST_CHUNK_NBYTES", 1 << 16)
+    monkeypatch.setattr(host_blocks, "LANDING_NBYTES", 1 << 19)
+    monkeypatch.setattr(host_blocks, "LEAST_CHUNK_NBYTES", 1 << 16)
 
     def body(gatherer: Gatherer) -> Any:
         rank = gatherer.rank

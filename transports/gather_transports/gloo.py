@@ -16,7 +16,7 @@ from gather_core.chunks import copy_pieces
 from gather_core.deadline import Deadline
 from gather_core.errors import TransportError
 from gather_core.transport import Capabilities, GroupContext, PeerState, Transport
-from gather_transports.gloo_choice import ALL_TO_ALL_UP_TO_NBYTES, BY_TABLE, Choice
+from gather_transports.gloo_choice import ALL_TO_ALL_UP_TO_NBYTES, BY_TABLE, CHUNK_NBYTES, Choice
 from gather_transports.gloo_exchanges import (
     HUB,
     AllToAllSlots,
@@ -30,8 +30,6 @@ from gather_transports.gloo_exchanges import (
 from gather_transports.gloo_link import Exchange, GlooLink
 
 T = TypeVar("T")
-
-_CHUNK_NBYTES = 8 << 20
 
 
 class GlooTransport(Transport):
@@ -50,7 +48,7 @@ class GlooTransport(Transport):
     def __init__(
         self,
         *,
-        chunk_nbytes: int = _CHUNK_NBYTES,
+        chunk_nbytes: int = CHUNK_NBYTES,
         hub_up_to_nbytes: int = BY_TABLE,
         all_to_all_up_to_nbytes: int = ALL_TO_ALL_UP_TO_NBYTES,
     ) -> None:
@@ -75,7 +73,7 @@ class GlooTransport(Transport):
         from gather_core.spec import format_spec
 
         options = {
-            "chunk_nbytes": (self._chunk_nbytes, _CHUNK_NBYTES),
+            "chunk_nbytes": (self._chunk_nbytes, CHUNK_NBYTES),
             "hub_up_to_nbytes": (self._hub_up_to_nbytes, BY_TABLE),
             "all_to_all_up_to_nbytes": (self._all_to_all_up_to_nbytes, ALL_TO_ALL_UP_TO_NBYTES),
         }

@@ -28,6 +28,8 @@ _ALL_TO_ALL_BUFFER_NBYTES = 32 << 20
 """What its receive buffer may take beyond the slots themselves; untouched pages cost nothing."""
 _CARRIED_UP_TO_NBYTES = 1 << 20
 """Of a payload larger than a slot in round 1; with more, a second round would not be noticed."""
+CHUNK_NBYTES = 8 << 20
+"""What round 2 sends at a time to each peer."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from gather_transports.host_blocks import (
     LONGEST_FAILURE_NBYTES,
     STATUS_NBYTES,
     block_nbytes,
+    chunk_nbytes,
     filled_nbytes,
     longest_slot,
     raise_failure,
@@ -35,9 +36,6 @@ _log = logging.getLogger("gather_core")
 
 _PREFIX_NBYTES = 64
 """In front of each slot inside a host: how much of it is filled, as a little-endian u64."""
-_LANDING_NBYTES = 16 << 20
-"""What the chunks of all hosts together take in a leader's shared memory, in bytes."""
-_LEAST_CHUNK_NBYTES = 256 << 10
 _GRACE_S = 0.5
 """What leaders wait for each other beyond the deadline, to hear who did not come inside a host; a host waits twice as
 long for its leader. In seconds."""
@@ -275,7 +273,7 @@ class HierarchicalTransport(Transport):
     def _exchange_payloads(self, route: Route, into: Sequence[memoryview], timeout_s: float) -> Sequence[memoryview]:
         self._begin()
         deadline = Deadline(timeout_s)
-        size = max(_LANDING_NBYTES // self._map.num_hosts, _LEAST_CHUNK_NBYTES) & -64
+        size = chunk_nbytes(self._map.num_hosts)
         for start in range(0, route.longest_nbytes, size):
             self._exchange_chunk(route, start, start + size, into, deadline)
             deadline.renew()

@@ -27,6 +27,14 @@ _MOST_RANKS = 32
 """Named in a status."""
 LONGEST_FAILURE_NBYTES = 1024
 """Of a status with its text: as much as the smallest slot."""
+LANDING_NBYTES = 16 << 20
+"""What the chunks of all hosts together take in a leader's shared memory, in bytes."""
+LEAST_CHUNK_NBYTES = 256 << 10
+
+
+def chunk_nbytes(num_hosts: int) -> int:
+    """How much of a payload leaders exchange at a time, in bytes: a multiple of 64."""
+    return max(LANDING_NBYTES // num_hosts, LEAST_CHUNK_NBYTES) & -64
 
 
 def block_nbytes(num_slots: int, slot_nbytes: int) -> int:

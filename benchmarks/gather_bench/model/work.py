@@ -11,18 +11,12 @@ from functools import partial
 
 from gather_bench.model.terms import Term
 from gather_core.memory import align
+from gather_core.slot import HEADER_NBYTES
 from gather_core.spec import parse_spec
-from gather_transports.gloo_choice import Choice, WayName
-from gather_transports.host_blocks import block_nbytes, longest_slot
+from gather_transports.gloo_choice import CHUNK_NBYTES, Choice, WayName
+from gather_transports.host_blocks import block_nbytes, chunk_nbytes, longest_slot
 
 Work = Mapping[Term, float]
-
-_HEADER_NBYTES = 64
-_CHUNK_NBYTES = 8 << 20
-"""As `gloo` sends at a time in round 2."""
-_LANDING_NBYTES = 16 << 20
-_LEAST_CHUNK_NBYTES = 256 << 10
-"""As `shm+gloo` does: what all chunks of a turn take together, and the least that one takes."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +68,13 @@ def hierarchical(job: Job) -> Work:
     choice = Choice(job.hosts, job.hosts)
     block_slot = align(block_nbytes(ranks, job.slot_nbytes))
     way, carried = choice.round_1(block_slot)
-    filled = job.nbytes + _HEADER_NBYTES
+    filled = job.nbytes + HEADER_NBYTES
     if filled <= max(longest_slot(carried, ranks), job.slot_nbytes):
         return add(codec(job), _block_round(job, between, way, filled))
-    chunk = max(_LEAST_CHUNK_NBYTES, _LANDING_NBYTES // job.hosts)
-    turns = -(-ranks * job.nbytes // chunk)
+    turns = -(-ranks * job.nbytes // chunk_nbytes(job.hosts))
     return add(
         codec(job),
-        _block_round(job, between, way, _HEADER_NBYTES),
+        _block_round(job, between, way, HEADER_NBYTES),
         {Term.ENCODED_BYTE: job.nbytes * job.share},  # into the host's shared memory; what others send arrives in it
         _gloo_round(between, "direct", ranks * job.nbytes, turns),
         _shm_exchange(job, 2 * turns),
@@ -126,11 +119,11 @@ def add(*works: Work) -> Work:
 
 def _gloo_rounds(job: Job, choice: Choice) -> Work:
     way, carried = choice.round_1(job.slot_nbytes)
-    filled = job.nbytes + _HEADER_NBYTES
+    filled = job.nbytes + HEADER_NBYTES
     if filled <= carried:
         return _gloo_round(job, way, filled)
-    chunks = -(-job.nbytes // _CHUNK_NBYTES)
-    return add(_gloo_round(job, way, _HEADER_NBYTES), _gloo_round(job, "direct", job.nbytes, chunks))
+    chunks = -(-job.nbytes // CHUNK_NBYTES)
+    return add(_gloo_round(job, way, HEADER_NBYTES), _gloo_round(job, "direct", job.nbytes, chunks))
 
 
 def _gloo_round(job: Job, way: WayName, nbytes: int, turns: int = 1) -> Work:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from gather_bench.bench.only_codecs.quantities import seconds_text
 from gather_bench.bench.results import Report, Row, Timing
 from gather_bench.bench.wording import count
 
@@ -39,6 +40,16 @@ def grouped(pairs: Iterable[tuple[K, Measured]]) -> Mapping[K, Sequence[Measured
 def by_payload_and_ranks(report: Report) -> Mapping[tuple[str, int], Sequence[Measured]]:
     """What took turns with each other, and can be compared."""
     return grouped(((each.row.payload, each.row.world_size), each) for each in measured(report))
+
+
+def quartiles_text(seconds: Timing) -> str:
+    """Says "1.2 ms - 1.4 ms"."""
+    return f"{seconds_text(seconds.lower_quartile)} - {seconds_text(seconds.upper_quartile)}"
+
+
+def times_faster_text(row: Row) -> str:
+    """How many times faster than torch's; "-" where that was not measured."""
+    return "-" if row.times_faster is None else f"{row.times_faster:.2f}"
 
 
 def where(payload: str, world_size: int) -> str:

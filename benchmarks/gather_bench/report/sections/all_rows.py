@@ -7,7 +7,7 @@ from gather_bench.bench.only_codecs.quantities import nbytes_text, seconds_text
 from gather_bench.bench.results import Report, Row
 from gather_bench.report.markup import Child, element, table
 from gather_bench.report.section import note, section
-from gather_bench.report.views import Measured, measured
+from gather_bench.report.views import Measured, measured, quartiles_text, times_faster_text
 
 _HEADERS = (
     "payload", "way", "ranks", "encoded", "received", "exchanges", "median", "quartiles", "times faster", "peak memory",
@@ -48,8 +48,8 @@ def _line(each: Measured) -> Sequence[Child]:
         _nbytes(row.received_nbytes),
         str(row.gather_rounds or "-"),
         seconds_text(seconds.median),
-        f"{seconds_text(seconds.lower_quartile)} - {seconds_text(seconds.upper_quartile)}",
-        "-" if row.times_faster is None else f"{row.times_faster:.2f}",
+        quartiles_text(seconds),
+        times_faster_text(row),
         _nbytes(row.peak_nbytes),
     )
 

@@ -7,7 +7,7 @@ from gather_bench.bench.only_codecs.quantities import seconds_text
 from gather_bench.bench.results import BASELINE, Report
 from gather_bench.report.markup import Child, table
 from gather_bench.report.section import note, section
-from gather_bench.report.views import Measured, by_payload_and_ranks, is_ours
+from gather_bench.report.views import Measured, by_payload_and_ranks, is_ours, quartiles_text, times_faster_text
 
 _HEADERS = ("payload", "fastest way", "ranks", "median", "times faster", "quartiles")
 
@@ -39,6 +39,6 @@ def _line(each: Measured) -> Sequence[Child]:
         row.label,
         str(row.world_size),
         seconds_text(seconds.median),
-        "-" if row.times_faster is None else f"{row.times_faster:.2f}",
-        f"{seconds_text(seconds.lower_quartile)} - {seconds_text(seconds.upper_quartile)}",
+        times_faster_text(row),
+        quartiles_text(seconds),
     )
