@@ -17,7 +17,7 @@ from gather_core.transport import GroupContext, PeerState, Transport
 _log = logging.getLogger("gather_core")
 _TIDY_WITHIN_S = 1.0
 _VOTE_SHARE = 0.2
-_LONGEST_VOTE_S = 0.5
+_LONGEST_VOTE_S = 1.0
 """What is left of the time for the votes: whoever still opens knows who is missing, and says so before those that wait
 for votes can only name all who have not voted."""
 

@@ -22,12 +22,13 @@ def instead_of_connecting(monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
 
 def construct(rank: int, victim: int, act: Any, timeout_s: float) -> tuple[str, dict[int, str], list[str]]:
     """Constructs a Gatherer, in which the victim acts instead of connecting; returns what came of it."""
+    before = set(threading.enumerate())  # Gloo itself waits a while longer for a rank that died in an earlier test
     with pytest.MonkeyPatch.context() as patch:
         if rank == victim:
             instead_of_connecting(patch, act)
         with pytest.raises(SetupError) as caught:
             Gatherer(transport="gloo", timeout_s=timeout_s)
-    left = [thread.name for thread in threading.enumerate() if "gloo-connect" in thread.name]
+    left = [thread.name for thread in set(threading.enumerate()) - before if "gloo-connect" in thread.name]
     return str(caught.value), caught.value.failures, left
 
 
@@ -42,6 +43,33 @@ def test_a_rank_killed_before_it_connects_is_named_at_the_deadline(pool: RankPoo
         assert "never came" in text
         assert left == []
         assert outcome.seconds < 5
+
+
+@pytest.mark.parametrize(("victim", "timeout_s"), [(0, 2), (1, 7), (3, 2)])
+def test_a_rank_that_dies_once_it_has_said_where_it_is_is_the_one_that_is_named(
+    pool: RankPool, victim: int, timeout_s: float
+) -> None:
+    def body(rank: int, world_size: int) -> Any:
+        from gather_transports.gloo_rendezvous import RendezvousStore
+
+        publish = RendezvousStore.set
+
+        def publish_and_die(self: RendezvousStore, key: str, value: Any) -> None:
+            publish(self, key, value)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        with pytest.MonkeyPatch.context() as patch:
+            if rank == victim:
+                patch.setattr(RendezvousStore, "set", publish_and_die)
+            with pytest.raises(SetupError) as caught:
+                Gatherer(transport="gloo", timeout_s=timeout_s)
+        return str(caught.value), list(caught.value.failures)
+
+    outcomes = pool.run(4, body, expect_death=[victim])
+    for outcome in (outcomes[rank] for rank in range(4) if rank != victim):
+        text, failed = outcome.value
+        assert failed == [victim], text
+        assert outcome.seconds < timeout_s + 2
 
 
 def test_a_rank_that_cannot_connect_fails_the_others_at_once(pool: RankPool) -> None:

@@ -45,6 +45,13 @@ _SEVER_TAG = 0
 """No rank ever sends with it."""
 _SEVER_AFTER = timedelta(milliseconds=1)
 _GIVE_UP_WITHIN_S = 1.0
+_THREAD_ENDS_WITHIN_S = 0.1
+"""Where it waits for an address; who waits for a peer that has one stays until Gloo gives up."""
+_STORE_WITHIN_S = 1.0
+_ROLL_CALL_S = 1.5
+"""What ranks get to answer, who look every 0.25 s, if the store lets them."""
+_LATE_SHARE, _LONGEST_LATE_S = 0.1, 0.5
+"""What they get after the deadline, when all that live have failed and said so: less than is left for the votes."""
 _SHORTEST_ATTEMPT_S = 5.0
 """As packets may be lost, and are sent again after 1 and 3 s."""
 _WAITS_LONGER_BY = 5
@@ -224,12 +231,13 @@ class _Connecting:
     """The construction of a process group, on a thread: it blocks until every peer has come."""
 
     def __init__(self, context: GroupContext, timeout_s: float) -> None:
-        from gather_transports.gloo_rendezvous import RendezvousStore
+        from gather_transports.gloo_rendezvous import RendezvousStore, RollCall
 
         self._context = context
         self._timeout_s = timeout_s
         self._deadline = Deadline(timeout_s)
         self._store = RendezvousStore(context.store, self._deadline)
+        self._roll_call = RollCall(context)
         self._finished = threading.Event()
         self._made: list[Any] = []
         self._failure: Exception | None = None
@@ -246,16 +254,20 @@ class _Connecting:
             while not self._finished.wait(min(POLL_S, deadline.remaining_s())):
                 check_interrupt()
                 if deadline.passed():
-                    raise self._late()
+                    break
+                _tell(self._roll_call.answer)
         except BaseException:
             self.give_up()
             self._finished.wait(_GIVE_UP_WITHIN_S)
             raise
-        if self._failure is not None:
-            if deadline.passed():
-                raise self._late() from self._failure
-            raise TransportError(f"Gloo could not connect: {first_line(self._failure)}") from self._failure
-        return self._made[0]
+        if self._made:
+            _tell(self._roll_call.here_still)
+            return self._made[0]
+        self.give_up()
+        cause = self._failure
+        failure = self._late() if cause is None or deadline.passed() else self._failed(cause)
+        self._finished.wait(_THREAD_ENDS_WITHIN_S)
+        raise failure from cause
 
     def give_up(self) -> None:
         """Ends the waiting for peers; from any thread."""
@@ -264,11 +276,9 @@ class _Connecting:
     def _construct(self) -> None:
         import torch.distributed as dist
 
-        from gather_transports.gloo_rendezvous import announce
-
         context = self._context
         try:
-            announce(context)
+            self._roll_call.announce()
             # Its timeout is that of connecting alone, as every wait has its own.
             timeout = timedelta(seconds=_attempt_s(self._timeout_s))
             self._made.append(dist.ProcessGroupGloo(self._store, context.rank, context.world_size, timeout))
@@ -277,17 +287,33 @@ class _Connecting:
         self._finished.set()
 
     def _late(self) -> TransportTimeoutError:
-        from gather_transports.gloo_rendezvous import missing_ranks
+        absent = self._absent(min(_LATE_SHARE * self._timeout_s, _LONGEST_LATE_S))
+        text = f"Gloo did not connect all {self._context.world_size} ranks in {self._timeout_s:g} s"
+        if absent:
+            text += f": {format_ranks(absent)} never came to it, or ended meanwhile"
+        return TransportTimeoutError(text, absent)
 
-        missing: list[int] = []
+    def _failed(self, cause: Exception) -> TransportError:
+        text = f"Gloo could not connect: {first_line(cause)}"
+        if absent := self._absent(_ROLL_CALL_S):
+            return PeerLostError(f"{text}; {format_ranks(absent)} did not answer", absent)
+        return TransportError(text)
+
+    def _absent(self, within_s: float) -> list[int]:
+        """The ranks that are not there; none where that is not known."""
         try:
-            missing = run_bounded(lambda: missing_ranks(self._context), _GIVE_UP_WITHIN_S)
+            return run_bounded(lambda: self._roll_call.absent(within_s), within_s + _STORE_WITHIN_S)
         except (TimeoutError, RuntimeError) as exc:
             _log.debug("who is missing is not known: %s", exc)
-        text = f"Gloo did not connect all {self._context.world_size} ranks in {self._timeout_s:g} s"
-        if missing:
-            text += f": {format_ranks(missing)} never came to it"
-        return TransportTimeoutError(text, missing)
+            return []
+
+
+def _tell(say: Callable[[], None]) -> None:
+    """Says something to the other ranks through the store; that it does not answer is no reason to fail here."""
+    try:
+        run_bounded(say, _STORE_WITHIN_S)
+    except (TimeoutError, RuntimeError) as exc:
+        _log.debug("the other ranks were not told that this one is there: %s", exc)
 
 
 def gloo(call: Callable[..., T], *arguments: Any, peer: int | None = None) -> T:

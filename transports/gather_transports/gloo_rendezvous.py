@@ -6,6 +6,7 @@ written in Python, which C++ calls back: its waits are many short looks, and end
 """
 
 import threading
+from collections.abc import Sequence
 from datetime import timedelta
 from time import sleep
 from typing import Any
@@ -16,7 +17,7 @@ from gather_core.deadline import Deadline
 from gather_core.transport import GroupContext, Store
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
-_HERE = "here"
+_CALLED = "called"
 
 
 class RendezvousStore(TorchStore):
@@ -67,11 +68,47 @@ class RendezvousStore(TorchStore):
             pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
 
 
-def announce(context: GroupContext) -> None:
-    """Says that this rank has come to connect."""
-    context.store.set(f"{_HERE}/{context.rank}", "")
+class RollCall:
+    """Who is there to connect, and still there where that fails: Gloo waits for a rank that has died, and names none.
 
+    A rank announces itself when it begins, and when it has connected. Where it has failed, it calls all that have not:
+    those that still try answer, as long as they live, and those that fail too have called themselves.
+    """
 
-def missing_ranks(context: GroupContext) -> list[int]:
-    """Returns the ranks that have not announced themselves."""
-    return [rank for rank in range(context.world_size) if not context.store.check([f"{_HERE}/{rank}"])]
+    def __init__(self, context: GroupContext) -> None:
+        self._store = context.store
+        self._rank = context.rank
+        self._everyone = range(context.world_size)
+        self._has_answered = False
+
+    def announce(self) -> None:
+        """Says that this rank has come to connect."""
+        self._say("here")
+
+    def answer(self) -> None:
+        """Says that this rank is still there, if one has called; for use now and then while it tries."""
+        if not self._has_answered and self._store.check([_CALLED]):
+            self.here_still()
+
+    def here_still(self) -> None:
+        """Says so to whoever calls from now on."""
+        self._say("here still")
+        self._has_answered = True
+
+    def absent(self, within_s: float) -> list[int]:
+        """Returns the ranks that never came, or, where all did, those that do not answer a call within that time."""
+        self.here_still()
+        if never_came := self._silent("here", self._everyone):
+            return never_came
+        self._store.set(_CALLED, "")
+        deadline = Deadline(within_s)
+        silent: Sequence[int] = self._everyone
+        while (silent := self._silent("here still", silent)) and not deadline.passed():
+            sleep(_LONGEST_PAUSE_S)
+        return list(silent)
+
+    def _say(self, word: str) -> None:
+        self._store.set(f"{word}/{self._rank}", "")
+
+    def _silent(self, word: str, ranks: Sequence[int]) -> list[int]:
+        return [rank for rank in ranks if not self._store.check([f"{word}/{rank}"])]
