@@ -1,6 +1,6 @@
 """Looking at operations while they run: stats per tag, ranges in torch's profiler, a line in the log for each.
 
-All of it is off until somebody asks for it, and then costs what it costs; to ask whether it is on takes 0.2 us.
+All of it is off until somebody asks for it, and then costs what it costs; to ask whether it is on takes 0.1 us.
 """
 
 import logging
