@@ -21,10 +21,9 @@ from gather_core.registry import get_transport
 from gather_core.testing.thread_ranks import local_contexts
 from gather_core.transport import GroupContext, PeerState
 from gather_transports import semaphores, shared_file, shm_rendezvous, shm_wait
-from gather_transports.process_life import Birth, ProcessLife, own_birth
+from gather_transports.process_life import ProcessLife, own_birth
 from gather_transports.shm import ShmTransport
 from gather_transports.shm_control import ControlBlock, Leave, control_nbytes, create_control
-from gather_transports.shm_rendezvous import Note, may_spin
 from shm_ranks import new_file
 
 SLOT = 1024
@@ -93,7 +92,7 @@ def no_symbols_of_its_own(self, name, *args, **kwargs):
 
 ctypes.CDLL.__init__ = no_symbols_of_its_own
 sys.modules["fcntl"] = None
-for name in ("memfd_create", "MFD_CLOEXEC", "pidfd_open", "posix_fallocate", "sched_getaffinity", "register_at_fork"):
+for name in ("memfd_create", "MFD_CLOEXEC", "pidfd_open", "posix_fallocate", "sched_yield", "register_at_fork"):
     delattr(os, name)
 del time.CLOCK_MONOTONIC, time.clock_gettime
 from gather_transports.semaphores import missing_function
@@ -125,7 +124,7 @@ def test_ranks_that_do_not_come_to_open_are_named() -> None:
 def test_ranks_that_cannot_share_memory_are_named(monkeypatch: pytest.MonkeyPatch, field: str, message: str) -> None:
     own_note = shm_rendezvous.own_note
 
-    def note(region: shared_file.FileAddress, control: shared_file.FileAddress | None) -> Note:
+    def note(region: shared_file.FileAddress, control: shared_file.FileAddress | None) -> shm_rendezvous.Note:
         made = own_note(region, control)
         vars(made)[field] += control is not None
         return made
@@ -135,19 +134,6 @@ def test_ranks_that_cannot_share_memory_are_named(monkeypatch: pytest.MonkeyPatc
     assert str(outcomes[0]).endswith(": ranks 1-2")
     assert str(outcomes[1]).endswith(": rank 0")
     assert all(isinstance(outcome, TransportError) and message in str(outcome) for outcome in outcomes)
-
-
-def test_spinning_needs_a_processor_and_a_process_for_every_rank() -> None:
-    address = shared_file.FileAddress(1, 2, 3, 4)
-
-    def note(pid: int, cpus: list[int]) -> Note:
-        return Note(Birth(pid, 7), 1, 0, cpus, address, None)
-
-    assert may_spin([note(1, [0, 1]), note(2, [0, 1])])
-    assert may_spin([note(1, [0]), note(2, [1])]), "each is bound to its own"
-    assert not may_spin([note(1, [0]), note(2, [0])])
-    assert not may_spin([note(1, [0, 1]), note(1, [0, 1])]), "threads of one process"
-    assert not may_spin([note(pid, [0, 1]) for pid in range(3)])
 
 
 def test_a_farewell_is_heard_by_all_and_the_first_counts() -> None:
@@ -198,7 +184,7 @@ def test_a_rank_that_has_said_why_it_leaves_before_it_ended_is_quoted(kind: Leav
     if kind is not None:
         ranks[1].say_farewell(kind, "out of paper")
     life = Ended(own_birth())
-    waiting = shm_wait.PeerWait(ranks[0], 0, {1: life}, may_spin=False)
+    waiting = shm_wait.PeerWait(ranks[0], 0, {1: life})
     with pytest.raises(AbortedError if kind is Leave.ABORTED else PeerLostError) as caught:
         waiting.wait_from(waiting.tokens[0], 20, lambda: None)
     life.close()
@@ -384,33 +370,3 @@ def test_what_a_peer_claims_and_has_not_is_an_error() -> None:
     assert isinstance(outcomes[0], TransportError)
     assert f"the {1 << 50} bytes of rank 1 cannot be mapped here" in str(outcomes[0])
     assert [len(view) for view in outcomes[1]] == [SLOT, 0], "it has nothing there"
-
-
-def test_spinning_ends_where_it_is_in_vain_and_gets_another_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    with new_file() as fd:
-        create_control(fd, 2)
-        control = ControlBlock(fd, 0, 2)
-    num_looks = 0
-
-    def count(token: semaphores.Semaphore) -> int:
-        nonlocal num_looks
-        num_looks += 1
-        return int(semaphores.try_wait(token))
-
-    monkeypatch.setattr(shm_wait, "try_wait", count)
-    life = ProcessLife(own_birth())
-    waiting = shm_wait.PeerWait(control, 0, {1: life}, may_spin=True)
-    (token,) = waiting.tokens
-    looks: list[int] = []
-    for _ in range(20):
-        num_looks = 0
-        with pytest.raises(TransportTimeoutError):
-            waiting.wait_from(token, 0.001, lambda: None)
-        looks.append(num_looks)
-    life.close()
-    assert looks[0] > 100
-    assert looks[8:15] == [1] * 7
-    assert looks[15] > 100
-    assert looks[16:] == [1] * 4
-    semaphores.post(control.token(1, 0))
-    waiting.wait_from(token, 1, lambda: None)

@@ -58,7 +58,7 @@ class ShmTransport(Transport):
 
     @classmethod
     def unavailable(cls, context: GroupContext | None) -> str | None:
-        for needed in ("memfd_create", "posix_fallocate", "sched_getaffinity"):
+        for needed in ("memfd_create", "posix_fallocate", "sched_yield"):
             if not hasattr(os, needed):
                 return f"this system has no {needed}"
         if function := missing_function():

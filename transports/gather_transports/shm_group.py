@@ -10,7 +10,7 @@ from gather_transports.process_life import ProcessLife
 from gather_transports.shared_file import FileAddress, address_of, attach_file, create_file
 from gather_transports.shm_control import ControlBlock, Leave, create_control
 from gather_transports.shm_region import OwnRegion, PeerRegion
-from gather_transports.shm_rendezvous import Note, exchange_notes, may_spin, own_note
+from gather_transports.shm_rendezvous import Note, exchange_notes, own_note
 from gather_transports.shm_wait import PeerWait
 
 
@@ -72,7 +72,7 @@ class ShmGroup:
             if rank != self.rank:
                 self._lives[rank] = ProcessLife(note.birth)  # before the memory is opened that only this process has
                 self.peers[rank] = PeerRegion(self._open(rank, note.region, writable=False), slot_nbytes)
-        self.wait = PeerWait(self.control, self.rank, self._lives, may_spin=may_spin(notes))
+        self.wait = PeerWait(self.control, self.rank, self._lives)
         self.given = [self.control.token(self.rank, peer) for peer in self.peers]
         """The tokens that this rank gives, one to each peer."""
         self.extents = self.control.extents

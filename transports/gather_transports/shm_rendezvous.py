@@ -27,8 +27,6 @@ class Note:
     pid_namespace: int
     """What `birth.pid` is a number of: containers count their processes anew."""
     uid: int
-    cpus: list[int]
-    """What its threads may run on."""
     region: FileAddress
     control: FileAddress | None
     """The group's control block, from rank 0."""
@@ -50,7 +48,7 @@ class Note:
 def own_note(region: FileAddress, control: FileAddress | None) -> Note:
     """Describes this process."""
     namespace = os.stat("/proc/self/ns/pid").st_ino
-    return Note(own_birth(), namespace, os.geteuid(), sorted(os.sched_getaffinity(0)), region, control)
+    return Note(own_birth(), namespace, os.geteuid(), region, control)
 
 
 def exchange_notes(
@@ -110,9 +108,3 @@ def _check(notes: Sequence[Note], rank: int) -> None:
             f"in another PID namespace than rank {rank}, as in another container, so no memory to share: "
             f"{format_ranks(elsewhere)}"
         )
-
-
-def may_spin(notes: Sequence[Note]) -> bool:
-    """Whether every rank can have a CPU of its own, and none waits for a thread of its own process."""
-    cpus = {cpu for note in notes for cpu in note.cpus}
-    return len(cpus) >= len(notes) == len({note.birth.pid for note in notes})

@@ -7,11 +7,8 @@ from gather_core.errors import AbortedError, PeerLostError, TransportError, Tran
 from gather_transports.process_life import ProcessLife
 from gather_transports.semaphores import Semaphore, try_wait, wait
 from gather_transports.shm_control import ControlBlock, Leave
+from gather_transports.shm_spin import Spinner
 
-_NUM_SPINS = 200
-"""About 30 us: what waking a sleeping process costs."""
-_TRY_AGAIN_EVERY = 16
-"""Waits, after which spinning is given another chance where it has been in vain."""
 _FIRST_SLICE_S = 0.01
 
 
@@ -22,10 +19,9 @@ class PeerWait:
         control: The group's control block.
         rank: This rank.
         lives: The processes of the peers, by rank.
-        may_spin: Whether there is a CPU for every rank.
     """
 
-    def __init__(self, control: ControlBlock, rank: int, lives: Mapping[int, ProcessLife], *, may_spin: bool) -> None:
+    def __init__(self, control: ControlBlock, rank: int, lives: Mapping[int, ProcessLife]) -> None:
         self.tokens = [control.token(peer, rank) for peer in lives]
         """What the peers give this rank; the one that it last had to wait for comes first."""
         self.given_up: str | None = None
@@ -34,9 +30,7 @@ class PeerWait:
         self._control = control
         self._rank = rank
         self._lives = lives
-        self._may_spin = may_spin
-        self._num_spins = _NUM_SPINS
-        self._num_waits = 0
+        self._spinner = Spinner()
 
     def wait_from(self, token: Semaphore, timeout_s: float, check_interrupt: Callable[[], None]) -> None:
         """Takes this token and all that come behind it in `tokens`.
@@ -52,28 +46,13 @@ class PeerWait:
         last = token
         while pending:
             last = pending[0]
-            if not self._spin(last):
+            if not self._spinner.take(last):
                 pending = self._sleep(pending, deadline, check_interrupt)
             pending = [token for token in pending if token is not last and try_wait(token)]
         if last is not self.tokens[0]:
             # Whoever sleeps for the last to come is woken only once, and finds all other tokens there.
             self.tokens.remove(last)
             self.tokens.insert(0, last)
-
-    def _spin(self, token: Semaphore) -> bool:
-        """Returns whether the token came within some microseconds.
-
-        Where it never does, because ranks arrive far apart or other work takes their CPUs, spinning soon ends.
-        """
-        if not self._may_spin:
-            return False
-        self._num_waits += 1
-        for _ in range(self._num_spins if self._num_waits % _TRY_AGAIN_EVERY else _NUM_SPINS):
-            if try_wait(token) == 0:
-                self._num_spins = _NUM_SPINS
-                return True
-        self._num_spins //= 2
-        return False
 
     def _sleep(
         self, pending: list[Semaphore], deadline: Deadline, check_interrupt: Callable[[], None]
