@@ -81,10 +81,10 @@ def test_spinning_ends_where_it_is_in_vain_and_gets_another_chance_ever_more_rar
 
 def test_what_comes_in_time_makes_it_spin_again(token: semaphores.Semaphore, turns: Turns) -> None:
     spinner = Spinner()
-    for _ in range(10):
-        spinner.take(token)
-    semaphores.post(token)
+    assert [spinner.take(token) for _ in range(15)] == [False] * 15
+    turns.in_turn = lambda: semaphores.post(token)
     assert spinner.take(token)
+    turns.in_turn = lambda: None
     assert num_turns(spinner, token, turns) == 50
 
 
