@@ -41,7 +41,7 @@ soak: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m gather_bench.ratios
 
-# The run of a release, which takes some minutes, and the drawing of it in the README.
+# The run of a release, which takes 80 s on two cores, and the drawing of it in the README.
 results: $(STAMP)
 	$(BIN)/gather bench --ranks 2,4 --codec pickle --codec msgpack --transport shm --transport gloo --rounds 7 \
 		--payload metrics --payload dpr_step --payload array:1MiB --payload array:4MiB \
