@@ -2,14 +2,14 @@
 
 import sys
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from gather_bench.progress_bar import ProgressBar
 
-class RunProgress:
+
+class RunProgress(ProgressBar):
     """Of one run, on one rank.
 
     It draws between the rounds only, and never from a thread, which would take time from what is timed.
@@ -31,17 +31,8 @@ class RunProgress:
             *(TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn()),
         )
         self._is_bar = shown and sys.stderr.isatty()
-        self._bar = Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not self._is_bar)
-        self._task = self._bar.add_task("", total=payloads * rounds)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        bar = Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not self._is_bar)
+        super().__init__(bar, payloads * rounds)
 
     def payload(self, name: str) -> None:
         """Says which one comes next."""

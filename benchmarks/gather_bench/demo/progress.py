@@ -1,13 +1,13 @@
 """Progress of the training: a bar on a terminal, a line per epoch elsewhere."""
 
 import sys
-from types import TracebackType
-from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gather_bench.progress_bar import ProgressBar
 
-class TrainingProgress:
+
+class TrainingProgress(ProgressBar):
     """Shown by rank 0 only.
 
     Args:
@@ -22,17 +22,9 @@ class TrainingProgress:
         self._num_steps = 0
         self._steps_per_epoch = steps_per_epoch
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, disable=not (self._shown and sys.stdout.isatty()))
-        self._task = self._bar.add_task("training", total=epochs * steps_per_epoch)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        bar = Progress(*columns, disable=not (self._shown and sys.stdout.isatty()))
+        super().__init__(bar, epochs * steps_per_epoch)
+        bar.update(self._task, description="training")
 
     def step(self, loss: float) -> None:
         """Counts one step."""
