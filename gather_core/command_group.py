@@ -104,7 +104,7 @@ def _command(name: str, target: Any) -> Any:
     else:
         if not callable(target):
             raise TypeError(f"a command must be a function or a typer.Typer, not {target!r}")
-        app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+        app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, rich_markup_mode="markdown")
         app.command(name)(target)
         command = typer.main.get_command(app)
     command.name = name

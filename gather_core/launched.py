@@ -5,8 +5,10 @@ import os
 import stat
 import sys
 import warnings
+from types import FrameType
 from typing import Any
 
+_PACKAGE = __name__.partition(".")[0]
 _TORCH_SIZE = "WORLD_SIZE"
 _MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 """Set by mpiexec of MPICH, Intel MPI and MVAPICH, by srun for them, and by mpiexec of Open MPI."""
@@ -28,8 +30,17 @@ def warn_if_alone() -> None:
         warnings.warn(
             f"{launched}, but torch.distributed is not initialised: this process gathers from itself alone; {advice}",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=_level_of_caller(),
         )
+
+
+def _level_of_caller() -> int:
+    """The `stacklevel` of a warning that shall point at the line that has called gather-core."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 0
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        frame, level = frame.f_back, level + 1
+    return level + 1
 
 
 def launched_as_one_of_several() -> str:

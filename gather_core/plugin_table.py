@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from gather_core.plugin_list import PluginInfo, PluginOption, list_plugins
-from gather_core.registry import AUTO
 
 _TRUST = {"data": "no", "code": "yes", "inner": "as its inner codec"}
 _DEATHS = {"fast": "at once", "timeout": "by deadline", "none": "never"}
@@ -22,7 +21,7 @@ _Column = tuple[str, Callable[[PluginInfo], str]]
 
 
 def plugins(
-    name: Annotated[str | None, typer.Argument(help="Only the plug-ins of this name, with their docstrings.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Only those of this name or spec, with their docstrings.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """List the codecs and transports that specs may name, and say whether they work here.
@@ -33,8 +32,8 @@ def plugins(
     transports also locality, devices, elastic_slots, deadline, death_detection, crosses_wire, trust and shares_group.
     What cannot be loaded lacks those.
     """
-    found = list_plugins(name)
-    if name is not None and not found:
+    found = list_plugins() if name is None else _parts(name)
+    if not found:
         known = ", ".join(sorted({info.name for info in list_plugins()}))
         typer.echo(f"no codec or transport is named {name!r}; known: {known}", err=True)
         raise typer.Exit(1)
@@ -45,6 +44,14 @@ def plugins(
         typer.echo(json.dumps(lists, indent=2))
     else:
         print_plugins(Console(), found, with_docs=name is not None)
+
+
+def _parts(spec: str) -> list[PluginInfo]:
+    """The plug-ins that a spec names, in its order: of "shm+gloo" also what joins the two."""
+    names = [part.partition(":")[0] for part in spec.split("+")]
+    found = [info for name in names for info in list_plugins(name)]
+    joins = sum(info.kind == "transport" for info in found) > 1
+    return [*found, *(list_plugins("hierarchical") if joins else [])]
 
 
 def print_plugins(console: Console, found: Sequence[PluginInfo], *, with_docs: bool = False) -> None:
@@ -79,7 +86,7 @@ def _notes(info: PluginInfo) -> list[str]:
     is_transport = info.kind == "transport"
     said = [
         f"options {', '.join(map(_option, info.options))}" if info.options else "",
-        info.summary if is_transport and info.name == AUTO else "",
+        info.summary if is_transport and info.available and not traits else "",
         info.reason or "",
         "has no deadline of its own" if not traits.get("deadline", True) else "",
         "receiving can run code that a peer chose" if is_transport and traits.get("trust") == "code" else "",

@@ -299,6 +299,19 @@ def test_a_docstring_is_shown_as_it_is() -> None:
     assert "Says [red]what[/red] it can per object" in out.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("spec", "kind", "names"),
+    [
+        ("msgpack+zstd", "codecs", ["msgpack", "zstd"]),
+        ("shm+gloo:chunk_nbytes=1", "transports", ["shm", "gloo", "hierarchical"]),
+    ],
+)
+def test_what_a_spec_names_is_shown(spec: str, kind: str, names: list[str]) -> None:
+    status, out = invoke("plugins", spec, "--json")
+    assert status == 0
+    assert [info["name"] for info in json.loads(out)[kind]] == names
+
+
 def test_one_plugin_is_shown_with_its_docstring() -> None:
     status, out = invoke("plugins", "zstd")
     assert status == 0

@@ -84,6 +84,7 @@ def test_a_process_that_gathers_from_itself_alone_is_warned_where_it_is_one_of_s
     with pytest.warns(RuntimeWarning, match=f"{variable} is 4, but torch.distributed is not initialised") as warned:
         launched.warn_if_alone()
     assert ("gather-core[mpi]" in str(warned[0].message)) is (variable != "WORLD_SIZE")
+    assert warned[0].filename == __file__
 
 
 def test_a_process_that_is_alone_is_not_warned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 
 from gather_bench.bench.options import Options
-from gather_bench.bench.recommendation import recommend, to_settings, with_recommendation
+from gather_bench.bench.recommendation import may_be_replaced, reasons, recommend, to_settings, with_recommendation
 from gather_bench.bench.results import Environment, Recommendation, Report, Row, Timing
 from gather_bench.bench.table import print_report
+from gather_bench.report.outputs import Outputs
 from gather_core import Gatherer
 
 _SLOT = 16384
@@ -58,6 +59,32 @@ def test_what_does_not_carry_every_payload_is_not_recommended() -> None:
     assert recommend(rows, _SLOT) == Recommendation("pickle", "auto", _SLOT, _about(2**0.5))
     assert recommend([_row("pickle", "one", 1.0), _row("raw", "other", 1.0)], _SLOT) is None
     assert recommend([_UNMEASURED], _SLOT) is None
+
+
+def test_what_cannot_be_told_from_the_fastest_is_named_with_it() -> None:
+    def row(codec: str, seconds: list[float], payload: str) -> Row:
+        return replace(_row(codec, payload, 1.0), seconds=Timing.of(seconds))
+
+    rows = [
+        *(row("pickle", [1.0, 1.1, 1.2], payload) for payload in ("small", "large")),
+        *(row("msgpack", [1.1, 1.2, 1.3], payload) for payload in ("small", "large")),
+        row("cloudpickle", [1.0, 1.1, 1.2], "small"),
+        row("cloudpickle", [2.0, 2.0, 2.0], "large"),
+    ]
+    found = recommend(rows, _SLOT)
+    assert found is not None
+    assert (found.codec, found.ties) == ("pickle", ("msgpack over auto",))
+    assert reasons(found)[0] == "pickle over auto is no slower than any, and cannot be told from msgpack over auto"
+
+
+def test_only_a_file_of_its_own_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    assert may_be_replaced(path)
+    path.write_text(to_settings(with_recommendation(Report(_ENVIRONMENT, Options(payloads=("small",)), ()))))
+    assert may_be_replaced(path)
+    path.write_text('[gather]\ncodec = "raw"\n')
+    assert not may_be_replaced(path)
+    assert "not from gather bench" in str(Outputs(settings=path).find_problem())
 
 
 @pytest.mark.parametrize(("slowdown", "named"), [(1.4, "msgpack"), (1.6, None)])

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class GlooTransport(Transport):
-    """Gloo over TCP; see the module's docstring.
+    """Gloo over TCP, between any hosts, over connections of its own: docs/gloo.md.
 
     Args:
         chunk_nbytes: A direct round 2 sends this many bytes at a time to each peer; each chunk renews the deadline.

@@ -42,7 +42,7 @@ long for its leader. In seconds."""
 
 
 class HierarchicalTransport(Transport):
-    """Joins two transports; see the module's docstring.
+    """Joins one transport inside each host and one between hosts, as in the spec "shm+gloo": docs/hierarchical.md.
 
     Args:
         inner: Inside a host. Its slots must grow with what they carry, and what it returns must stay until the next

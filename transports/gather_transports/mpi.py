@@ -40,7 +40,7 @@ _LARGE_COUNTS_SINCE = (4, 0)
 
 
 class MpiTransport(Transport):
-    """A communicator of its own under mpiexec or srun; see the module's docstring.
+    """A communicator of its own under mpiexec or srun: docs/mpi.md.
 
     Args:
         algorithm: How more than a row travels: `"allgatherv"`, which needs an MPI with 64-bit counts (4.0), or

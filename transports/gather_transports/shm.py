@@ -30,7 +30,7 @@ _LAYOUT = 2
 
 
 class ShmTransport(Transport):
-    """Shared memory and semaphores; see the module's docstring.
+    """Shared memory and semaphores between the processes of one host: docs/shm.md.
 
     Args:
         folder: Where the memory comes from: a folder of a tmpfs such as /dev/shm, whose size then bounds it, or "":

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import geometric_mean
 
-from gather_bench.bench.results import Recommendation, Report, Row
+from gather_bench.bench.results import Recommendation, Report, Row, Timing
 from gather_bench.bench.wording import count, listing
 from gather_core.codec import Trust
 from gather_core.registry import get_codec
@@ -14,6 +15,9 @@ MUCH_SLOWER = 1.5
 """A codec that builds data only is named beside the recommended one, unless it takes more times as long than this."""
 LARGEST_SLOT_NBYTES = 64 * 1024
 """Slots are made no larger than this: a transport may send them whole, also where there is little in them."""
+
+_AUTHOR = "gather bench"
+"""How the first comment of a settings file begins."""
 
 _Pair = tuple[str, str]
 _Workload = tuple[str, int]
@@ -35,21 +39,27 @@ def recommend(rows: Sequence[Row], slot_nbytes: int) -> Recommendation | None:
         The pair of codec and transport with the least geometric mean of its slowdowns, of those that carried every
         payload that any did; None where none did.
     """
-    medians = _medians(rows)
-    workloads = {workload for measured in medians.values() for workload in measured}
+    timings = _timings(rows)
+    workloads = {workload for measured in timings.values() for workload in measured}
     best = {
-        workload: min(measured[workload] for measured in medians.values() if workload in measured)
+        workload: min(measured[workload].median for measured in timings.values() if workload in measured)
         for workload in workloads
     }
     slowdowns = {
-        pair: geometric_mean(measured[workload] / best[workload] for workload in workloads)
-        for pair, measured in medians.items()
+        pair: geometric_mean(measured[workload].median / best[workload] for workload in workloads)
+        for pair, measured in timings.items()
         if measured.keys() == workloads
     }
     if not slowdowns:
         return None
     codec, transport = pair = min(slowdowns, key=slowdowns.__getitem__)
-    found = Recommendation(codec, transport, _fitting_slot(rows, pair, slot_nbytes), slowdowns[pair])
+    ties = [
+        f"{codec} over {transport}"
+        for codec, transport in slowdowns
+        if (codec, transport) != pair and _cannot_be_told_from(timings[codec, transport], timings[pair])
+    ]
+    slot = _fitting_slot(rows, pair, slot_nbytes)
+    found = Recommendation(codec, transport, slot, slowdowns[pair], ties=tuple(ties))
     data = [codec for codec, other in slowdowns if other == transport and _is_data(codec)]
     if _is_data(codec) or not data:
         return found
@@ -59,12 +69,21 @@ def recommend(rows: Sequence[Row], slot_nbytes: int) -> Recommendation | None:
     return replace(found, data_codec=data_codec, data_slowdown=slowdowns[data_codec, transport])
 
 
-def _medians(rows: Sequence[Row]) -> Mapping[_Pair, Mapping[_Workload, float]]:
-    medians: dict[_Pair, dict[_Workload, float]] = {}
+def _timings(rows: Sequence[Row]) -> Mapping[_Pair, Mapping[_Workload, Timing]]:
+    timings: dict[_Pair, dict[_Workload, Timing]] = {}
     for row in rows:
         if row.codec is not None and row.transport is not None and row.seconds is not None:
-            medians.setdefault((row.codec, row.transport), {})[row.payload, row.world_size] = row.seconds.median
-    return medians
+            timings.setdefault((row.codec, row.transport), {})[row.payload, row.world_size] = row.seconds
+    return timings
+
+
+def _cannot_be_told_from(some: Mapping[_Workload, Timing], others: Mapping[_Workload, Timing]) -> bool:
+    """Whether their quartiles overlap for every payload and world size."""
+    return all(
+        seconds.lower_quartile <= others[workload].upper_quartile
+        and others[workload].lower_quartile <= seconds.upper_quartile
+        for workload, seconds in some.items()
+    )
 
 
 def _is_data(codec: str) -> bool:
@@ -83,7 +102,10 @@ def _fitting_slot(rows: Sequence[Row], pair: _Pair, slot_nbytes: int) -> int:
 
 def reasons(found: Recommendation) -> list[str]:
     """Says in lines why, and what there is besides."""
-    if found.slowdown == 1:
+    if found.ties:
+        ties = listing(found.ties)
+        lines = [f"{found.codec} over {found.transport} is no slower than any, and cannot be told from {ties}"]
+    elif found.slowdown == 1:
         lines = [f"{found.codec} over {found.transport} was the fastest of the Gatherers everywhere"]
     else:
         lines = [f"{found.codec} over {found.transport} takes {found.slowdown:.2f} x the fastest, over all payloads"]
@@ -97,7 +119,7 @@ def to_settings(report: Report) -> str:
     found, where = report.recommendation, report.environment
     sizes = "1 rank" if where.world_sizes == (1,) else f"{listing(where.world_sizes)} ranks"
     comments = [
-        f"gather bench {where.gather_core} on {where.date}: {sizes}, {count(where.hosts, 'host')}, {where.cpu_model}",
+        f"{_AUTHOR} {where.gather_core} on {where.date}: {sizes}, {count(where.hosts, 'host')}, {where.cpu_model}",
         f"payloads: {', '.join(report.options.payloads)}",
         *(reasons(found) if found else ["no codec and transport carried every payload"]),
     ]
@@ -110,6 +132,15 @@ def to_settings(report: Report) -> str:
             f"slot_nbytes = {found.slot_nbytes}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def may_be_replaced(path: Path) -> bool:
+    """Whether there is no such file, or one that `to_settings` has written."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readline().startswith(f"# {_AUTHOR} ")
+    except OSError:
+        return True
 
 
 def _printable(text: str) -> str:

@@ -151,6 +151,8 @@ class Recommendation:
     """The best codec that builds data only, where the recommended one is none and this one is not much slower."""
     data_slowdown: float | None = None
     """Of that codec over the same transport, likewise."""
+    ties: tuple[str, ...] = ()
+    """Other ways that were as fast as can be told, such as "msgpack over shm": their quartiles overlap everywhere."""
 
 
 @dataclass(frozen=True)

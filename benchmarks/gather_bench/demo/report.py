@@ -41,7 +41,7 @@ def _training(options: Options, result: Result) -> Table:
     table.add_row("recall@10, held out, before", f"{result.recall_before:.1%}")
     table.add_row("recall@10, held out, after", f"{result.recall_after:.1%}")
     table.add_row("epochs, time", f"{options.epochs}, {result.train_s:.1f} s")
-    table.add_row(f"loss, {count_workers(options.workers)} - 1 process", f"{result.loss_difference:.1e}")
+    table.add_row(f"loss: {count_workers(options.workers)} less 1 process", f"{result.loss_difference:.1e}")
     gradient = f"{result.gradient_difference:.1e}, of elements up to {result.largest_gradient:.1e}"
     table.add_row("summed gradient, likewise", gradient)
     return table
@@ -52,13 +52,13 @@ def _gathering(options: Options, result: Result) -> Table:
     table.add_row("bytes per step, all workers together", f"{result.nbytes_per_step:,.0f}")
     table.add_row("rounds per step", f"{result.rounds_per_step:.2f}")
     if result.fitting_slot_nbytes > options.slot_nbytes:
-        saves = "saves the second round" if result.rounds_per_step > 1 else "what a step needs; not needed here"
+        saves = "saves the second round" if result.rounds_per_step > 1 else "holds a step; not needed by this transport"
         table.add_row(f"--slot-nbytes {result.fitting_slot_nbytes}", saves)
     return table
 
 
 def _times(result: Result) -> Table:
-    table = Table("one step's gather by", "median, slowest worker", "ratio")
+    table = Table("one step's gather by", "median, slowest worker", "times the first")
     ours = next(iter(result.gather_s.values()))
     for name, seconds in result.gather_s.items():
         table.add_row(name, f"{seconds * 1e3:.2f} ms", f"{seconds / ours:.1f}")

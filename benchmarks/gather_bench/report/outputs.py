@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gather_bench.bench.publishing import FAILED, File, publish
-from gather_bench.bench.recommendation import to_settings
+from gather_bench.bench.recommendation import may_be_replaced, to_settings
 from gather_bench.bench.results import Report
 from gather_bench.model.options import ModelOptions
 from gather_bench.report.flat_rows import to_csv
@@ -55,6 +55,8 @@ class Outputs:
         """Says why there can be no comparison, before anything is measured, or returns None."""
         if self.fail_on_slower and self.compare is None:
             return "--fail-on-slower goes with --compare"
+        if self.settings is not None and not may_be_replaced(self.settings):
+            return f"--settings {self.settings}: this file is not from gather bench, and is not replaced"
         try:
             self._old()
         except UnreadableError as exc:
