@@ -38,7 +38,8 @@ class Gatherer:
             What fits in it travels in one exchange, and more where the transport can at no cost.
         overflow: What happens to larger objects: `"second_round"` sends them, at need in a second exchange; `"error"`
             raises `SlotOverflowError` on every rank.
-        timeout_s: Seconds (or a timedelta) for construction and for each operation; None: the group's own timeout.
+        timeout_s: Seconds (or a timedelta) for all ranks to come, for connecting them then (of ranks that differ, the
+            shortest), and for each operation; None: the group's own timeout.
         limits: Bounds on what is believed from the wire; must be equal on all ranks.
         tensor_device: Where decoded tensors land: `"cpu"`, `"current"` or a function of the CPU tensor.
         payload_checksum: Whether payloads are checksummed: `"auto"`: wherever bytes cross a wire, and below 64 KiB.

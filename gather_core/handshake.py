@@ -35,13 +35,15 @@ _DECISION_NBYTES = 4 << 20
 """Bounds on what goes into the store: a value above 8 MiB closes the connection to a TCPStore."""
 _VALUE_NBYTES = 1024
 """Longest value of a setting in a message."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0005, 0.05
+"""Between two looks for a decision: so far apart do the ranks go on."""
 _GRACE_S = 1.0
 """How long the store, and a rank that is about to decide, get after a deadline, in seconds."""
 _SILENT_STORE = (
     "the job's store does not answer: not within {timeout_s:g} s; the process that hosts it may be stopped, overloaded "
     "or out of reach"
 )
-_NOT_COMPARED = frozenset({"auto", "host", "versions"})
+_NOT_COMPARED = frozenset({"auto", "host", "timeout_s", "versions"})
 
 
 @dataclass(eq=False)
@@ -189,13 +191,13 @@ class Ballot:
 
     def _decided(self, stop: threading.Event, passed: Callable[[], bool]) -> bool:
         """Waits for the decision; False if time has passed without one."""
-        pause_s = 0.0005
+        pause_s = _FIRST_PAUSE_S
         while not self.store.check([self._key("decision")]):
             if passed():
                 return False
             if stop.wait(pause_s):
                 self._give_up()
-            pause_s = min(pause_s * 1.5, 0.1)
+            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
         return True
 
     def _give_up(self) -> None:
@@ -251,7 +253,7 @@ def _bounded(decision: Decision) -> str:
 
 
 def compare_facts(facts: Sequence[Fact]) -> Decision:
-    """Decides stage 1: ranks at odds with the majority are failures; else a nonce, the hosts, `auto`'s choices."""
+    """Decides stage 1: ranks at odds with the majority are failures; else nonce, hosts, choices for `auto`, timeout."""
     failures: dict[int, list[str]] = {}
     for key in facts[0]:
         if key not in _NOT_COMPARED:
@@ -261,7 +263,12 @@ def compare_facts(facts: Sequence[Fact]) -> Decision:
         return {"failures": {rank: "; ".join(texts) for rank, texts in failures.items()}}
     names = list(dict.fromkeys(fact["host"] for fact in facts))
     hosts = [names.index(fact["host"]) for fact in facts]
-    return {"nonce": os.urandom(8).hex(), "auto": choose([fact["auto"] for fact in facts], hosts), "hosts": hosts}
+    return {
+        "nonce": os.urandom(8).hex(),
+        "auto": choose([fact["auto"] for fact in facts], hosts),
+        "hosts": hosts,
+        "timeout_s": min(fact["timeout_s"] for fact in facts),
+    }
 
 
 def _minority(key: str, values: Sequence[Any]) -> dict[int, str]:

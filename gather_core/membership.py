@@ -223,6 +223,7 @@ class Membership:
 
     def _break(self, exc: BaseException) -> NoReturn:
         """Breaks the group, tells the others, and raises what is known about the cause; takes 1.5 s at most."""
+        self._check_process()  # a child that was forked inside the operation leaves the parent's group alone
         self._broken = error = exc
         deadline = Deadline(NOTES_WITHIN_S)
         try:

@@ -17,9 +17,9 @@ from gather_core.transport import GroupContext, PeerState, Transport
 _log = logging.getLogger("gather_core")
 _TIDY_WITHIN_S = 1.0
 _VOTE_SHARE = 0.2
-_LONGEST_VOTE_S = 1.0
-"""What is left of the time for the votes: whoever still opens knows who is missing, and says so before those that wait
-for votes can only name all who have not voted."""
+_SHORTEST_VOTE_S, _LONGEST_VOTE_S = 0.3, 1.0
+"""What is left of the time for the votes, but for half of it: whoever still opens knows who is missing, and says so
+before those that wait for votes can only name all who have not voted."""
 
 
 def open_first(
@@ -92,7 +92,8 @@ def open_everywhere(
 def _opening_s(deadline: Deadline) -> float:
     """Seconds for opening: what is left, without what the votes need."""
     remaining_s = deadline.remaining_s()
-    return remaining_s - min(_VOTE_SHARE * remaining_s, _LONGEST_VOTE_S)
+    votes_s = min(max(_VOTE_SHARE * remaining_s, _SHORTEST_VOTE_S), _LONGEST_VOTE_S)
+    return remaining_s - min(votes_s, remaining_s / 2)
 
 
 def _at_fault(exc: BaseException) -> Sequence[int]:

@@ -123,10 +123,12 @@ def _agree_and_open(
             raise SetupError({context.rank: "failed after the others had gone on"})
     except SetupError as exc:
         raise exc from failure or exc.__cause__
+    # From here on the ranks are at one point, and so end at one moment, however far apart they came.
+    opening_deadline = Deadline(decision["timeout_s"])
     context = replace(context, hosts=tuple(decision["hosts"]))
     notes = Notes(context.store, context.bell, context.scope, context.rank, context.ranks)
     try:
-        transport, reason = _open(plan, settings, context, decision, deadline)
+        transport, reason = _open(plan, settings, context, decision, opening_deadline)
     except BaseException:
         notes.close()
         raise
@@ -249,6 +251,7 @@ def _fact(settings: GatherSettings, context: GroupContext, codec: Codec, transpo
         "payload_checksum": settings.payload_checksum,
         "key": "none" if settings.key is None else "given",
         "ranks": list(context.ranks),
+        "timeout_s": _timeout_s(settings, context),
         "auto": {} if transport else offers(context),
         "versions": platform.python_version(),
     }

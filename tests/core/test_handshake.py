@@ -26,7 +26,7 @@ from gather_core.transport import GroupContext, PeerState
 from gather_transports.threads import ThreadGroup, ThreadRank, ThreadsTransport
 from thread_gatherers import texts
 
-FACT: Fact = {"wire": 1, "codec": "pickle", "slot_nbytes": 1024, "auto": {}, "host": "x"}
+FACT: Fact = {"wire": 1, "codec": "pickle", "slot_nbytes": 1024, "auto": {}, "host": "x", "timeout_s": 60}
 
 
 def vote_all(

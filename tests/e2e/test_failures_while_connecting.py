@@ -72,6 +72,49 @@ def test_a_rank_that_dies_once_it_has_said_where_it_is_is_the_one_that_is_named(
         assert outcome.seconds < timeout_s + 2
 
 
+def test_ranks_that_come_at_different_times_still_name_the_one_that_dies_while_it_connects(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> Any:
+        from gather_transports.gloo_rendezvous import RendezvousStore
+
+        look_up, num_looked_up = RendezvousStore.get, 0
+
+        def die_after_two(self: RendezvousStore, key: str) -> bytes:
+            nonlocal num_looked_up
+            num_looked_up += 1
+            if num_looked_up > 2:
+                time.sleep(0.05)  # in which others connect to it
+                os.kill(os.getpid(), signal.SIGKILL)
+            return look_up(self, key)
+
+        time.sleep(1.5 if rank else 0)
+        with pytest.MonkeyPatch.context() as patch:
+            if rank == 3:
+                patch.setattr(RendezvousStore, "get", die_after_two)
+            with pytest.raises(SetupError) as caught:
+                Gatherer(transport="gloo", timeout_s=3)
+        return str(caught.value), list(caught.value.failures)
+
+    for outcome in pool.run(4, body, expect_death=[3])[:3]:
+        text, failed = outcome.value
+        assert failed == [3], text
+
+
+def test_who_has_given_up_writes_nothing_more_into_the_jobs_store() -> None:
+    from gather_core.deadline import Deadline
+    from gather_core.local_store import LocalStore
+    from gather_transports.gloo_rendezvous import RendezvousStore
+
+    store = LocalStore()
+    rendezvous = RendezvousStore(store, Deadline(60))
+    rendezvous.set("before", "")
+    rendezvous.give_up()
+    for late in (lambda: rendezvous.set("after", ""), lambda: rendezvous.get("never"), rendezvous.check_wanted):
+        with pytest.raises(RuntimeError, match=r"given up|gave up"):
+            late()
+    assert store.check(["before"])
+    assert not store.check(["after"])
+
+
 def test_a_rank_that_cannot_connect_fails_the_others_at_once(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> Any:
         def fail(*args: Any) -> None:

@@ -113,3 +113,38 @@ def test_a_close_from_another_thread_ends_the_operation_at_once(pool: RankPool, 
         gatherer.close()
 
     pool.values(2, body, transport)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_child_that_a_signal_handler_forks_inside_an_operation_leaves_the_group_to_its_parent(
+    pool: RankPool, transport: str
+) -> None:
+    def body(rank: int, world_size: int, transport: str) -> Any:
+        parent, children = os.getpid(), list[int]()
+
+        def fork(*_: object) -> None:
+            child = os.fork()
+            if child:
+                children.append(child)
+
+        with Gatherer(transport=transport, timeout_s=50) as gatherer:
+            gatherer.barrier()
+            if rank == 0:
+                before = signal.signal(signal.SIGALRM, fork)
+                signal.setitimer(signal.ITIMER_REAL, 0.2)
+            else:
+                threading.Event().wait(1)
+            code = 1
+            try:
+                first = gatherer.all_gather(rank)
+            except ClosedError:
+                code = 0
+            finally:
+                if os.getpid() != parent:
+                    os._exit(code)
+            if rank == 0:
+                signal.signal(signal.SIGALRM, before)
+            codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+            return codes, first, gatherer.all_gather(rank)
+
+    assert pool.values(2, body, transport) == [([0], [0, 1], [0, 1]), ([], [0, 1], [0, 1])]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from gather_core.background import run_bounded
 from gather_core.deadline import POLL_S, Deadline
-from gather_core.errors import AbortedError, PeerLostError, TransportError, TransportTimeoutError, format_ranks
+from gather_core.errors import AbortedError, PeerLostError, TransportError, TransportTimeoutError
 from gather_core.transport import GroupContext
 from gather_transports.forked import never_destroy
 from gather_transports.torch_errors import first_line, is_timeout
@@ -45,12 +45,12 @@ _SEVER_TAG = 0
 """No rank ever sends with it."""
 _SEVER_AFTER = timedelta(milliseconds=1)
 _GIVE_UP_WITHIN_S = 1.0
-_THREAD_ENDS_WITHIN_S = 0.1
+_THREAD_ENDS_WITHIN_S = 0.02
 """Where it waits for an address; who waits for a peer that has one stays until Gloo gives up."""
 _STORE_WITHIN_S = 1.0
 _ROLL_CALL_S = 1.5
-"""What ranks get to answer, who look every 0.25 s, if the store lets them."""
-_LATE_SHARE, _LONGEST_LATE_S = 0.1, 0.5
+"""What ranks get to answer, who look every 0.25 s, if the store and the time that is left let them."""
+_LATE_SHARE, _SHORTEST_LATE_S, _LONGEST_LATE_S = 0.15, 0.05, 0.5
 """What they get after the deadline, when all that live have failed and said so: less than is left for the votes."""
 _SHORTEST_ATTEMPT_S = 5.0
 """As packets may be lost, and are sent again after 1 and 3 s."""
@@ -278,6 +278,7 @@ class _Connecting:
 
         context = self._context
         try:
+            self._store.check_wanted()
             self._roll_call.announce()
             # Its timeout is that of connecting alone, as every wait has its own.
             timeout = timedelta(seconds=_attempt_s(self._timeout_s))
@@ -287,25 +288,22 @@ class _Connecting:
         self._finished.set()
 
     def _late(self) -> TransportTimeoutError:
-        absent = self._absent(min(_LATE_SHARE * self._timeout_s, _LONGEST_LATE_S))
+        absent, why = self._absent(min(_LATE_SHARE * self._timeout_s + _SHORTEST_LATE_S, _LONGEST_LATE_S))
         text = f"Gloo did not connect all {self._context.world_size} ranks in {self._timeout_s:g} s"
-        if absent:
-            text += f": {format_ranks(absent)} never came to it, or ended meanwhile"
-        return TransportTimeoutError(text, absent)
+        return TransportTimeoutError(f"{text}: {why}" if absent else text, absent)
 
     def _failed(self, cause: Exception) -> TransportError:
         text = f"Gloo could not connect: {first_line(cause)}"
-        if absent := self._absent(_ROLL_CALL_S):
-            return PeerLostError(f"{text}; {format_ranks(absent)} did not answer", absent)
-        return TransportError(text)
+        absent, why = self._absent(min(_ROLL_CALL_S, self._deadline.remaining_s()))
+        return PeerLostError(f"{text}; {why}", absent) if absent else TransportError(text)
 
-    def _absent(self, within_s: float) -> list[int]:
-        """The ranks that are not there; none where that is not known."""
+    def _absent(self, within_s: float) -> tuple[list[int], str]:
+        """The ranks that are not there, and what is known of them; none where that cannot be found out."""
         try:
             return run_bounded(lambda: self._roll_call.absent(within_s), within_s + _STORE_WITHIN_S)
         except (TimeoutError, RuntimeError) as exc:
             _log.debug("who is missing is not known: %s", exc)
-            return []
+            return [], ""
 
 
 def _tell(say: Callable[[], None]) -> None:

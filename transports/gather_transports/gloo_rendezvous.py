@@ -14,6 +14,7 @@ from typing import Any
 from torch._C._distributed_c10d import Store as TorchStore
 
 from gather_core.deadline import Deadline
+from gather_core.errors import format_ranks
 from gather_core.transport import GroupContext, Store
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
@@ -33,8 +34,14 @@ class RendezvousStore(TorchStore):
         """Ends all waits, with an error; from any thread."""
         self._given_up.set()
 
+    def check_wanted(self) -> None:
+        """Raises where this rank has given up, and has tidied up behind it."""
+        if self._given_up.is_set():
+            raise RuntimeError("this rank has given up")
+
     def set(self, key: str, value: Any) -> None:
         """Sets a key."""
+        self.check_wanted()
         self._store.set(key, value)
 
     def get(self, key: str) -> bytes:
@@ -62,9 +69,8 @@ class RendezvousStore(TorchStore):
         """Waits until all keys are there, this rank gives up, or the time of the whole rendezvous has passed."""
         pause_s = _FIRST_PAUSE_S
         while not self.check(keys):
-            if self._given_up.is_set() or self._deadline.passed():
+            if self._given_up.wait(pause_s) or self._deadline.passed():
                 raise RuntimeError(f"gave up waiting for {keys}")
-            sleep(pause_s)
             pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
 
 
@@ -95,17 +101,22 @@ class RollCall:
         self._say("here still")
         self._has_answered = True
 
-    def absent(self, within_s: float) -> list[int]:
-        """Returns the ranks that never came, or, where all did, those that do not answer a call within that time."""
+    def absent(self, within_s: float) -> tuple[list[int], str]:
+        """Calls all ranks.
+
+        Returns:
+            Those that never came, or, where all did, those that have not answered within that time; and which it is.
+        """
         self.here_still()
         if never_came := self._silent("here", self._everyone):
-            return never_came
+            return never_came, f"{format_ranks(never_came)} never came to it"
         self._store.set(_CALLED, "")
         deadline = Deadline(within_s)
-        silent: Sequence[int] = self._everyone
-        while (silent := self._silent("here still", silent)) and not deadline.passed():
-            sleep(_LONGEST_PAUSE_S)
-        return list(silent)
+        silent = self._silent("here still", self._everyone)
+        while silent and not deadline.passed():
+            sleep(min(_LONGEST_PAUSE_S, deadline.remaining_s()))
+            silent = self._silent("here still", silent)
+        return silent, f"{format_ranks(silent)} came to it, and fell silent"
 
     def _say(self, word: str) -> None:
         self._store.set(f"{word}/{self._rank}", "")
