@@ -15,7 +15,7 @@ from rich.console import Console
 
 from gather_bench.bench import cases
 from gather_bench.bench.options import Options
-from gather_bench.bench.publishing import publish
+from gather_bench.bench.publishing import File, publish
 from gather_bench.bench.results import Environment, Recommendation, Report, Row, Split, Status, Timing
 from gather_bench.bench.table import print_report
 
@@ -101,6 +101,44 @@ def test_the_exit_status_is_0_where_something_was_measured_and_all_came_out_righ
     assert _report(*rows).is_sound == (status == 0)
     assert publish(_report(*rows), [], print_report) == status
     assert ("nothing was measured" in capsys.readouterr().err) == (_SMALL_ROW not in rows)
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.json"
+    link = tmp_path / "link.json"
+    link.symlink_to(path)
+    files = [File[Report]("--json", link, lambda report: "new")]
+    report = _report(_SMALL_ROW)
+    umask = os.umask(0o027)
+    try:
+        assert publish(report, files, print_report) == 0
+    finally:
+        os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o640
+    path.chmod(0o604)
+    assert publish(report, files, print_report) == 0
+    assert path.stat().st_mode & 0o777 == 0o604
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(report, [File("--json", path, Report.to_json)], print_report)
+    assert path.read_text() == "new"
+    assert set(tmp_path.iterdir()) == {path, link}
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert publish(_report(_SMALL_ROW), [File("--json", path, lambda report: "all")], print_report) == 0
+        assert os.read(reader, 10) == b"all"
+    finally:
+        os.close(reader)
+    assert path.is_fifo()
 
 
 def test_a_report_that_nobody_reads_is_written_all_the_same(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def _unwritable(path: Path) -> str | None:
         return "it is a folder"
     if not path.parent.is_dir():
         return "its folder does not exist"
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if path.exists() and not os.access(path, os.W_OK):
         return "it cannot be written"
+    if not os.access(path.resolve().parent, os.W_OK) and (path.is_file() or not path.exists()):
+        return "its folder cannot be written"
     return None

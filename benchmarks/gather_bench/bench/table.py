@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gather_bench.bench.details import details_list, details_table
-from gather_bench.bench.recommendation import reasons
+from gather_bench.bench.recommendation import obstacle, reasons
 from gather_bench.bench.results import BASELINE, Recommendation, Report, Row
 from gather_bench.bench.wording import count, listing, rounds_text
 
@@ -34,6 +34,9 @@ def print_report(console: Console, report: Report) -> None:
     console.print("of which: mean of the ranks; wait: for the last rank to come", highlight=False, style="dim")
     if report.recommendation is not None:
         _print_recommendation(console, report.recommendation)
+    elif reason := obstacle(report.rows):
+        console.print()
+        console.print(Text.assemble(("Nothing is recommended: ", "bold"), reason))
 
 
 def _print_recommendation(console: Console, found: Recommendation) -> None:
