@@ -16,7 +16,7 @@ from gather_bench.compare_check import as_it_is, with_slow
 from gather_bench.report.compare.changes import Comparison, compare
 from gather_bench.report.compare.terminal import print_comparison
 from gather_bench.report.compare.wording import conclusion, remarks
-from made_report import ENVIRONMENT, made_report
+from made_report import ENVIRONMENT, NBYTES, made_report
 
 _WAY = ("pickle", "shm")
 _PAIRS = 10
@@ -105,6 +105,21 @@ def test_nothing_is_judged_without_peers_or_with_few_rounds(report: Report) -> N
     comparison = compare(report, report)
     assert {change.verdict for change in comparison.changes} == {"not judged"}
     assert "Nothing is judged" in conclusion(comparison)
+
+
+def test_a_payload_of_another_size_is_told_and_not_judged() -> None:
+    old, new = made_report(seed=0), made_report(seed=1, slower={_WAY: 3.0})
+
+    def resized(nbytes: int) -> Report:
+        rows = [replace(row, payload_nbytes=nbytes) if row.payload == "dpr_step" else row for row in new.rows]
+        return replace(new, rows=tuple(rows))
+
+    comparison = compare(old, resized(8_000_000))
+    said = "payload dpr_step, 2 ranks, had 147,900 bytes, has 8,000,000: it is not judged"
+    assert list(remarks(comparison)).count(said) == 1
+    assert {change.verdict for change in comparison.changes if change.new.payload == "dpr_step"} == {"not judged"}
+    assert {change.new.payload for change in comparison.beyond_noise} == {"metrics", "array:1MiB"}
+    assert {change.new.payload for change in compare(old, resized(147_950)).beyond_noise} == set(NBYTES)
 
 
 def test_reports_that_have_nothing_in_common_say_so() -> None:

@@ -82,6 +82,17 @@ def test_nothing_is_cut_off_at_any_width(width: int) -> None:
         assert part in printed, part
 
 
+def test_names_and_versions_are_printed_as_they_are() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    row = replace(_SMALL_ROW, payload="odd:zero:[bold]", codec="odd:one:[red]")
+    report = _report(row, replace(_row("refused", "an :ant:"), payload="odd:zero:[bold]"))
+    environment = replace(_ENVIRONMENT, torch="2.8:two:")
+    print_report(console, replace(report, environment=environment))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    for part in ("odd:zero:[bold], 2 ranks: 10", "odd:one:[red]", "an :ant:", "torch 2.8:two:"):
+        assert part in printed, part
+
+
 def test_a_table_that_fits_is_a_table() -> None:
     console = Console(file=io.StringIO(), width=80)
     print_report(console, _report(_SMALL_ROW))

@@ -23,7 +23,7 @@ _UNITS = ((1e-6, "us"), (1e-3, "ms"), (1.0, "s"))
 
 def print_report(console: Console, report: Report) -> None:
     """Prints where, then a table per payload, and what was not measured and why."""
-    console.print(_headline(report), highlight=False)
+    console.print(Text(_headline(report)))
     for _, rows in groupby(report.rows, attrgetter("world_size", "payload")):
         _print_payload(console, list(rows), has_several_sizes=len(report.environment.world_sizes) > 1)
     _print_reasons(console, [row for row in report.rows if row.status == "unavailable"])
@@ -60,7 +60,7 @@ def _headline(report: Report) -> str:
 
 def _print_payload(console: Console, rows: Sequence[Row], *, has_several_sizes: bool) -> None:
     console.print()
-    console.print(_title(rows[0], has_several_sizes), style="bold", highlight=False, markup=False)
+    console.print(Text(_title(rows[0], has_several_sizes), style="bold"))
     if measured := [row for row in rows if row.seconds is not None]:
         table = _table(measured)
         console.print(table if _fits(console, table) else _list(measured))
