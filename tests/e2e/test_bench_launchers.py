@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -101,6 +102,12 @@ def test_a_step_without_an_address_is_told_what_to_set() -> None:
         find_job(_without("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"))
 
 
+@pytest.mark.parametrize("rank", ["4", "-1"])
+def test_a_task_of_srun_that_cannot_be_is_refused_at_once(rank: str) -> None:
+    with pytest.raises(JobError, match=f"SLURM_PROCID is {rank}, and srun has started 4 tasks: there is no such rank"):
+        find_job(_SRUN | {"SLURM_PROCID": rank})
+
+
 def test_mpiexec_counts_before_the_srun_that_it_goes_through(monkeypatch: pytest.MonkeyPatch) -> None:
     def found(told: str) -> Any:
         return told
@@ -150,23 +157,41 @@ def test_rank_0_keeps_the_store_until_all_others_have_left(monkeypatch: pytest.M
     assert sorted(has_left) == awaited != []
 
 
-def test_the_tasks_of_srun_are_the_ranks_and_rank_0_alone_reports(folder: Path, unused_port: int) -> None:
-    variables = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NNODES": "1", "MASTER_PORT": str(unused_port)}
+def _as_tasks_of_srun(command: list[str], folder: Path, port: int) -> tuple[list[int], list[tuple[str, str]]]:
+    """Runs two; returns their exit statuses, and what they have printed."""
+    variables = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NNODES": "1", "MASTER_PORT": str(port)}
     with ExitStack() as stack:
         tasks = []
         for rank in ("0", "1"):
             of_rank = environment(folder) | variables | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
             pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            task = subprocess.Popen([*_BENCH, *_QUICK, "--no-peers"], env=of_rank, cwd=folder, **pipes)
+            task = subprocess.Popen(command, env=of_rank, cwd=folder, **pipes)
             tasks.append(stack.enter_context(task))
             stack.callback(task.kill)
         outputs = [task.communicate(timeout=_WITHIN_S) for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0], outputs
+    return [task.returncode for task in tasks], outputs
+
+
+def test_the_tasks_of_srun_are_the_ranks_and_rank_0_alone_reports(folder: Path, unused_port: int) -> None:
+    statuses, outputs = _as_tasks_of_srun([*_BENCH, *_QUICK, "--no-peers"], folder, unused_port)
+    assert statuses == [0, 0], outputs
     assert outputs[0][0].count("metrics:") == 1
     assert outputs[1] == ("", "")
     report = json.loads((folder / "out.json").read_text())
     assert report["environment"]["launcher"] == "srun"
     assert report["environment"]["world_sizes"] == [2]
+
+
+def test_where_rank_0_is_lost_with_its_store_the_other_says_so_without_stacks(folder: Path, unused_port: int) -> None:
+    (folder / "mine.py").write_text(
+        "import os, signal\ndef make(rank): return rank or os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command = [*_BENCH[:4], "--payload", "mine:make", *_QUICK, "--no-peers"]
+    statuses, outputs = _as_tasks_of_srun(command, folder, unused_port)
+    assert statuses == [-signal.SIGKILL, 1]
+    *warnings, error = outputs[1][1].splitlines()
+    assert error.startswith("Error: rank 1: ")
+    assert all(line.startswith("rank 1 could not tell the others that it aborted: ") for line in warnings), warnings
 
 
 @pytest.mark.skipif(bool(missing()), reason=missing() or "there is MPI")
