@@ -200,6 +200,9 @@ def test_two_files_are_compared_without_a_run(saved: Path, new: str, options: li
     assert (saved / "rows.csv").read_text(encoding="utf-8").startswith("payload,")
 
 
+_OF_MODEL = ("ranks-per-host", "latency-us", "gbit-per-s", "threads-per-core")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -207,6 +210,16 @@ def test_two_files_are_compared_without_a_run(saved: Path, new: str, options: li
         (["--compare", "missing.json"], "missing.json"),
         (["--from", "missing.json"], "missing.json"),
         (["--from", "old.json", "--codec", "raw"], "leave out what says what to measure"),
+        *(
+            (["--from", "old.json", *surplus], f"leave out what says what to measure, {surplus[0]}")
+            for surplus in (["--rounds", "15"], ["--slot-nbytes", "16384"], ["--calls", "2"], ["--no-peers"])
+        ),
+        (["--from", "old.json", "--csv", "out", "--html", "./out"], "--csv out: it is the file of --html too"),
+        (["--json", "out", "--csv", "out"], "--csv out: it is the file of --json too"),
+        (["--only-codecs", "--json", "out", "--markdown", "out"], "--markdown out: it is the file of --json too"),
+        (["--model", "--from", "old.json", "--csv", "out", "--markdown", "out"], "it is the file of --csv too"),
+        (["--only-codecs", "--slot-nbytes", "16384"], "--slot-nbytes means nothing with --only-codecs"),
+        *((["--from", "old.json", f"--model-{name}", "8"], f"--model-{name} goes with --model") for name in _OF_MODEL),
         (["--from", "old.json", "--html", "no/such/folder.html"], "its folder does not exist"),
         (["--html", "no/such/folder.html"], "its folder does not exist"),
         (["--only-codecs", "--html", "page.html"], "--only-codecs"),

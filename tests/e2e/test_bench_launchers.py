@@ -15,13 +15,17 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import typer
+from typer.testing import CliRunner
 
+from gather_bench.bench import command
 from gather_bench.bench.cases import mpi_cases
 from gather_bench.bench.launchers import find
 from gather_bench.bench.launchers.find import find_job
 from gather_bench.bench.launchers.job import Job, JobError
 from gather_bench.bench.launchers.mpiexec import MpiexecJob
 from gather_bench.bench.launchers.srun import SrunJob, first_host
+from made_report import made_report
 from mpi_pool import MPIEXEC, missing
 from worker_process import environment
 
@@ -100,6 +104,33 @@ def test_a_process_that_is_no_rank_of_several_starts_workers_of_its_own(variable
 def test_a_step_without_an_address_is_told_what_to_set() -> None:
     with pytest.raises(JobError, match="set MASTER_ADDR to rank 0's"):
         find_job(_without("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"))
+
+
+_TORCHRUN = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "rank"),
+    [
+        *((_TORCHRUN, "RANK"), (_SRUN, "SLURM_PROCID"), ({"PMI_SIZE": "2"}, "PMI_RANK")),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_RANK"),
+    ],
+)
+def test_a_saved_report_is_shown_and_codecs_alone_are_measured_on_rank_0_alone(
+    variables: Mapping[str, str], rank: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = folder / "out.json"
+    saved.write_text(made_report().to_json(), encoding="utf-8")
+    monkeypatch.setattr(command, "run_only_codecs", lambda *_: typer.echo("measured"))
+    monkeypatch.setattr(find, "belongs_to_mpi", lambda: True)
+    monkeypatch.setattr(MpiexecJob, "find", lambda told: pytest.fail("MPI was initialised"))
+    app = typer.Typer()
+    app.command()(command.bench)
+    for arguments in (["--from", str(saved), "--csv", str(folder / "rows.csv")], ["--only-codecs"]):
+        for number in ("1", "0"):
+            done = CliRunner().invoke(app, arguments, env={**variables, rank: number})
+            assert (done.exit_code, bool(done.output)) == (0, number == "0"), done.output
+            assert (folder / "rows.csv").exists() == (number == "0" or arguments == ["--only-codecs"])
 
 
 @pytest.mark.parametrize("rank", ["4", "-1"])

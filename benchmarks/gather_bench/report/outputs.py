@@ -42,7 +42,13 @@ class Outputs:
     @property
     def paths(self) -> Mapping[str, Path]:
         """The files to write, by option."""
-        paths = {"--json": self.json, "--html": self.html, "--csv": self.csv, "--settings": self.settings}
+        paths = {
+            "--json": self.json,
+            "--html": self.html,
+            "--csv": self.csv,
+            "--settings": self.settings,
+            "--markdown": self.model.markdown if self.model else None,
+        }
         return {option: path for option, path in paths.items() if path is not None}
 
     @property
@@ -113,7 +119,7 @@ class Outputs:
             "--csv": to_csv,
             "--settings": to_settings,
         }
-        return [File(option, path, texts[option]) for option, path in self.paths.items()]
+        return [File(option, path, texts[option]) for option, path in self.paths.items() if option in texts]
 
 
 def read_report(path: Path) -> Report:
