@@ -213,6 +213,15 @@ def test_no_number_is_cut_off_at_any_width(width: int) -> None:
         assert part in printed, part
 
 
+def test_names_are_printed_as_they_are() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    report = _report(replace(_row("odd:one:", 0.1), payload="odd:zero:[bold]"))
+    print_codecs(console, replace(report, machine=Machine("CPU:two:", 2, "Linux x86_64", {"Python": "3.11"})))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    for part in ("odd:zero:[bold]", "odd:one:", "CPU:two:"):
+        assert part in printed, part
+
+
 def test_markdown_says_each_reason_once_and_quotes_it() -> None:
     refused = CodecRow("metrics", "raw", False, "refused", "no `dict`")
     rows = (refused, replace(refused, way="raw+zstd"), replace(refused, payload="config"))

@@ -16,7 +16,7 @@ from gather_bench.compare_check import as_it_is, with_slow
 from gather_bench.report.compare.changes import Comparison, compare
 from gather_bench.report.compare.terminal import print_comparison
 from gather_bench.report.compare.wording import conclusion, remarks
-from made_report import ENVIRONMENT, made_report
+from made_report import ENVIRONMENT, NBYTES, made_report
 
 _WAY = ("pickle", "shm")
 _PAIRS = 10
@@ -107,6 +107,21 @@ def test_nothing_is_judged_without_peers_or_with_few_rounds(report: Report) -> N
     assert "Nothing is judged" in conclusion(comparison)
 
 
+def test_a_payload_of_another_size_is_told_and_not_judged() -> None:
+    old, new = made_report(seed=0), made_report(seed=1, slower={_WAY: 3.0})
+
+    def resized(nbytes: int) -> Report:
+        rows = [replace(row, payload_nbytes=nbytes) if row.payload == "dpr_step" else row for row in new.rows]
+        return replace(new, rows=tuple(rows))
+
+    comparison = compare(old, resized(8_000_000))
+    said = "payload dpr_step, 2 ranks, had 147,900 bytes, has 8,000,000: it is not judged"
+    assert list(remarks(comparison)).count(said) == 1
+    assert {change.verdict for change in comparison.changes if change.new.payload == "dpr_step"} == {"not judged"}
+    assert {change.new.payload for change in comparison.beyond_noise} == {"metrics", "array:1MiB"}
+    assert {change.new.payload for change in compare(old, resized(147_950)).beyond_noise} == set(NBYTES)
+
+
 def test_reports_that_have_nothing_in_common_say_so() -> None:
     comparison = compare(made_report(payloads=("metrics",)), made_report(payloads=("dpr_step",)))
     assert "no measured row in common" in conclusion(comparison)
@@ -185,6 +200,9 @@ def test_two_files_are_compared_without_a_run(saved: Path, new: str, options: li
     assert (saved / "rows.csv").read_text(encoding="utf-8").startswith("payload,")
 
 
+_OF_MODEL = ("ranks-per-host", "latency-us", "gbit-per-s", "threads-per-core")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -192,6 +210,16 @@ def test_two_files_are_compared_without_a_run(saved: Path, new: str, options: li
         (["--compare", "missing.json"], "missing.json"),
         (["--from", "missing.json"], "missing.json"),
         (["--from", "old.json", "--codec", "raw"], "leave out what says what to measure"),
+        *(
+            (["--from", "old.json", *surplus], f"leave out what says what to measure, {surplus[0]}")
+            for surplus in (["--rounds", "15"], ["--slot-nbytes", "16384"], ["--calls", "2"], ["--no-peers"])
+        ),
+        (["--from", "old.json", "--csv", "out", "--html", "./out"], "--csv out: it is the file of --html too"),
+        (["--json", "out", "--csv", "out"], "--csv out: it is the file of --json too"),
+        (["--only-codecs", "--json", "out", "--markdown", "out"], "--markdown out: it is the file of --json too"),
+        (["--model", "--from", "old.json", "--csv", "out", "--markdown", "out"], "it is the file of --csv too"),
+        (["--only-codecs", "--slot-nbytes", "16384"], "--slot-nbytes means nothing with --only-codecs"),
+        *((["--from", "old.json", f"--model-{name}", "8"], f"--model-{name} goes with --model") for name in _OF_MODEL),
         (["--from", "old.json", "--html", "no/such/folder.html"], "its folder does not exist"),
         (["--html", "no/such/folder.html"], "its folder does not exist"),
         (["--only-codecs", "--html", "page.html"], "--only-codecs"),

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -14,13 +15,17 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import typer
+from typer.testing import CliRunner
 
+from gather_bench.bench import command
 from gather_bench.bench.cases import mpi_cases
 from gather_bench.bench.launchers import find
 from gather_bench.bench.launchers.find import find_job
 from gather_bench.bench.launchers.job import Job, JobError
 from gather_bench.bench.launchers.mpiexec import MpiexecJob
 from gather_bench.bench.launchers.srun import SrunJob, first_host
+from made_report import made_report
 from mpi_pool import MPIEXEC, missing
 from worker_process import environment
 
@@ -101,6 +106,39 @@ def test_a_step_without_an_address_is_told_what_to_set() -> None:
         find_job(_without("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"))
 
 
+_TORCHRUN = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "rank"),
+    [
+        *((_TORCHRUN, "RANK"), (_SRUN, "SLURM_PROCID"), ({"PMI_SIZE": "2"}, "PMI_RANK")),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_RANK"),
+    ],
+)
+def test_a_saved_report_is_shown_and_codecs_alone_are_measured_on_rank_0_alone(
+    variables: Mapping[str, str], rank: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = folder / "out.json"
+    saved.write_text(made_report().to_json(), encoding="utf-8")
+    monkeypatch.setattr(command, "run_only_codecs", lambda *_: typer.echo("measured"))
+    monkeypatch.setattr(find, "belongs_to_mpi", lambda: True)
+    monkeypatch.setattr(MpiexecJob, "find", lambda told: pytest.fail("MPI was initialised"))
+    app = typer.Typer()
+    app.command()(command.bench)
+    for arguments in (["--from", str(saved), "--csv", str(folder / "rows.csv")], ["--only-codecs"]):
+        for number in ("1", "0"):
+            done = CliRunner().invoke(app, arguments, env={**variables, rank: number})
+            assert (done.exit_code, bool(done.output)) == (0, number == "0"), done.output
+            assert (folder / "rows.csv").exists() == (number == "0" or arguments == ["--only-codecs"])
+
+
+@pytest.mark.parametrize("rank", ["4", "-1"])
+def test_a_task_of_srun_that_cannot_be_is_refused_at_once(rank: str) -> None:
+    with pytest.raises(JobError, match=f"SLURM_PROCID is {rank}, and srun has started 4 tasks: there is no such rank"):
+        find_job(_SRUN | {"SLURM_PROCID": rank})
+
+
 def test_mpiexec_counts_before_the_srun_that_it_goes_through(monkeypatch: pytest.MonkeyPatch) -> None:
     def found(told: str) -> Any:
         return told
@@ -150,23 +188,41 @@ def test_rank_0_keeps_the_store_until_all_others_have_left(monkeypatch: pytest.M
     assert sorted(has_left) == awaited != []
 
 
-def test_the_tasks_of_srun_are_the_ranks_and_rank_0_alone_reports(folder: Path, unused_port: int) -> None:
-    variables = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NNODES": "1", "MASTER_PORT": str(unused_port)}
+def _as_tasks_of_srun(command: list[str], folder: Path, port: int) -> tuple[list[int], list[tuple[str, str]]]:
+    """Runs two; returns their exit statuses, and what they have printed."""
+    variables = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NNODES": "1", "MASTER_PORT": str(port)}
     with ExitStack() as stack:
         tasks = []
         for rank in ("0", "1"):
             of_rank = environment(folder) | variables | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
             pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            task = subprocess.Popen([*_BENCH, *_QUICK, "--no-peers"], env=of_rank, cwd=folder, **pipes)
+            task = subprocess.Popen(command, env=of_rank, cwd=folder, **pipes)
             tasks.append(stack.enter_context(task))
             stack.callback(task.kill)
         outputs = [task.communicate(timeout=_WITHIN_S) for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0], outputs
+    return [task.returncode for task in tasks], outputs
+
+
+def test_the_tasks_of_srun_are_the_ranks_and_rank_0_alone_reports(folder: Path, unused_port: int) -> None:
+    statuses, outputs = _as_tasks_of_srun([*_BENCH, *_QUICK, "--no-peers"], folder, unused_port)
+    assert statuses == [0, 0], outputs
     assert outputs[0][0].count("metrics:") == 1
     assert outputs[1] == ("", "")
     report = json.loads((folder / "out.json").read_text())
     assert report["environment"]["launcher"] == "srun"
     assert report["environment"]["world_sizes"] == [2]
+
+
+def test_where_rank_0_is_lost_with_its_store_the_other_says_so_without_stacks(folder: Path, unused_port: int) -> None:
+    (folder / "mine.py").write_text(
+        "import os, signal\ndef make(rank): return rank or os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command = [*_BENCH[:4], "--payload", "mine:make", *_QUICK, "--no-peers"]
+    statuses, outputs = _as_tasks_of_srun(command, folder, unused_port)
+    assert statuses == [-signal.SIGKILL, 1]
+    *warnings, error = outputs[1][1].splitlines()
+    assert error.startswith("Error: rank 1: ")
+    assert all(line.startswith("rank 1 could not tell the others that it aborted: ") for line in warnings), warnings
 
 
 @pytest.mark.skipif(bool(missing()), reason=missing() or "there is MPI")

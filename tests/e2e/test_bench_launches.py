@@ -169,9 +169,9 @@ def test_workers_are_started_anew_for_each_part_of_the_rounds(started: list[int]
     assert code == 0, output
     assert started == [4, 4, 4]
     report = Report.from_json((tmp_path / "out.json").read_text(encoding="utf-8"))
-    assert report.options.launches == 3
+    assert (report.options.launches, report.options.rounds) == (3, 12)
     assert {row.seconds.launches for row in report.rows if row.seconds} == {(4, 4, 4)}
-    assert "10 rounds in 3 launches" in output
+    assert "12 rounds in 3 launches" in output
 
 
 @pytest.mark.parametrize(("options", "launches"), [([], 4), (["--launches", 2], 2)])
@@ -189,6 +189,7 @@ def test_a_run_to_compare_starts_workers_as_often_as_the_old_one(
     ("options", "complaint"),
     [
         (["--launches", 0], "--launches"),
+        (["--launches", 6, "--rounds", 5], "--launches 6: each runs a round at least, and there are 5: give --rounds"),
         (["--launches", 2, "--only-codecs"], "--launches means nothing with --only-codecs"),
         (["--launches", 2, "--from", "out.json"], "leave out what says what to measure"),
     ],

@@ -23,8 +23,8 @@ def known_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _run(*, shown: bool = True) -> None:
     with RunProgress(shown, payloads=2, rounds=3) as progress:
-        progress.say("2 ranks, [1] Gatherer")
-        for name in ("metrics", "array:1MiB"):
+        progress.say("2 ranks, [1] :ant: Gatherer")
+        for name in ("metrics", "odd:one:x"):
             progress.payload(name)
             for _ in range(3):
                 progress.round()
@@ -34,8 +34,8 @@ def test_on_a_terminal_a_bar_counts_the_rounds_of_all_payloads_and_goes_away() -
     with redirect_stderr(_Terminal()) as terminal:
         _run()
     shown = terminal.getvalue()
-    assert "2 ranks, [1] Gatherer\n" in shown
-    for part in ("[1/2] metrics", "0/6", "[2/2] array:1MiB", "3/6", "6/6"):
+    assert "2 ranks, [1] :ant: Gatherer\n" in shown
+    for part in ("[1/2] metrics", "0/6", "[2/2] odd:one:x", "3/6", "6/6"):
         assert part in shown
     assert shown.index("[2/2]") < shown.index("4/6") < shown.index("6/6")
     assert shown.count(_HIDE_CURSOR) == 1
@@ -54,7 +54,7 @@ def test_a_payload_that_cannot_be_made_counts_as_done() -> None:
 def test_elsewhere_a_payload_is_a_line() -> None:
     with redirect_stderr(io.StringIO()) as file:
         _run()
-    assert file.getvalue() == "2 ranks, [1] Gatherer\n[1/2] metrics\n[2/2] array:1MiB\n"
+    assert file.getvalue() == "2 ranks, [1] :ant: Gatherer\n[1/2] metrics\n[2/2] odd:one:x\n"
 
 
 def test_other_ranks_show_nothing() -> None:

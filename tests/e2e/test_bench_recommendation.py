@@ -1,7 +1,6 @@
 """What `gather bench` recommends, and the settings file that it writes of it."""
 
 import io
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from gather_bench.bench.options import Options
 from gather_bench.bench.recommendation import may_be_replaced, reasons, recommend, to_settings, with_recommendation
 from gather_bench.bench.results import Environment, Recommendation, Report, Row, Timing
 from gather_bench.bench.table import print_report
-from gather_bench.report.outputs import Outputs
+from gather_bench.report.outputs import Outputs, read_report
 from gather_core import Gatherer
 
 _SLOT = 16384
@@ -80,7 +79,7 @@ def test_what_cannot_be_told_from_the_fastest_is_named_with_it() -> None:
 def test_only_a_file_of_its_own_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
     assert may_be_replaced(path)
-    path.write_text(to_settings(with_recommendation(Report(_ENVIRONMENT, Options(payloads=("small",)), ()))))
+    path.write_text(to_settings(_report(_row("pickle", "small", 1.0))))
     assert may_be_replaced(path)
     path.write_text('[gather]\ncodec = "raw"\n')
     assert not may_be_replaced(path)
@@ -134,10 +133,34 @@ def test_the_settings_file_makes_a_gatherer_that_is_what_was_recommended(tmp_pat
     assert "# payloads: small, bad:?name\n" in path.read_text()
 
 
-def test_without_a_recommendation_the_settings_are_the_defaults_and_say_why() -> None:
-    text = to_settings(_report(_UNMEASURED))
-    assert tomllib.loads(text) == {}
-    assert "# no codec and transport carried every payload" in text
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ((_UNMEASURED, _row("raw", "large", 1.0)), "no codec and transport carried small (2 ranks)"),
+        ((_row("pickle", "one", 1.0), _row("raw", "other", 1.0)), "no codec and transport carried every payload"),
+    ],
+)
+def test_where_a_payload_was_carried_by_none_nothing_is_recommended_nor_written(
+    rows: tuple[Row, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = _report(*rows)
+    assert report.recommendation is None
+    path = tmp_path / "job.toml"
+    assert Outputs(settings=path).publish(report) == 1
+    assert not path.exists()
+    printed = capsys.readouterr()
+    assert f"Nothing is recommended: {told}" in printed.out
+    assert printed.err == f"Error: --settings {path} is not written: {told}\n"
+
+
+def test_a_saved_recommendation_that_the_rows_do_not_bear_out_is_left_out(tmp_path: Path) -> None:
+    sound = _report(_row("pickle", "small", 1.0))
+    path = tmp_path / "out.json"
+    path.write_text(sound.to_json())
+    assert read_report(path) == sound
+    for rows in ((), (_UNMEASURED,), (*sound.rows, replace(_UNMEASURED, payload="large"))):
+        path.write_text(replace(sound, rows=rows).to_json())
+        assert read_report(path).recommendation is None
 
 
 def test_the_table_ends_with_what_is_recommended_and_why() -> None:

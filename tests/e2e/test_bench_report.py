@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,13 +13,17 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
+import typer
 from rich.console import Console
+from typer.testing import CliRunner
 
 from gather_bench.bench import cases
+from gather_bench.bench.command import bench
 from gather_bench.bench.options import Options
-from gather_bench.bench.publishing import publish
+from gather_bench.bench.publishing import File, publish
 from gather_bench.bench.results import Environment, Recommendation, Report, Row, Split, Status, Timing
 from gather_bench.bench.table import print_report
+from made_report import made_report
 
 _BASELINE = "torch_all_gather_object"
 
@@ -51,6 +57,56 @@ def test_a_report_comes_back_from_its_json_and_another_version_is_refused() -> N
         Report.from_json(text.replace('"schema_version": 2', '"schema_version": 1'))
 
 
+def _damaged(path: str, value: Any) -> str:
+    """A made report with one value replaced, by its place such as `rows.0.seconds`."""
+    document = json.loads(made_report().to_json())
+    *parents, last = [int(part) if part.isdecimal() else part for part in path.split(".")]
+    part = document
+    for name in parents:
+        part = part[name]
+    part[last] = value
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"schema_version": 2}', "the report is damaged: environment: Field required"),
+        ("[" * 100_000, "nested too deeply"),
+        (_damaged("environment", []), "environment: "),
+        (_damaged("environment.world_sizes", []), "environment.world_sizes is empty"),
+        (_damaged("environment.world_sizes", [0]), "environment.world_sizes is 0, less than 1"),
+        (_damaged("environment.cpu_count", 0), "environment.cpu_count is 0"),
+        (_damaged("options.launches", 0), "options.launches is 0"),
+        (_damaged("rows", [None]), "rows.0: "),
+        (_damaged("rows.1.world_size", 0), "rows.1.world_size is 0"),
+        (_damaged("rows.1.seconds", None), "rows.1: a row has seconds where its status is measured"),
+        (_damaged("rows.1.status", "failed"), "rows.1: a row has seconds where its status is measured"),
+        (_damaged("rows.1.encoded_nbytes", None), "rows.1.encoded_nbytes is null"),
+        (_damaged("rows.1.encoded_nbytes", -1), "rows.1.encoded_nbytes is -1, less than 0"),
+        *((_damaged("rows.1.seconds.median", bad), "rows.1.seconds has") for bad in (0.0, -1.0, math.nan, math.inf)),
+        (_damaged("rows.1.seconds.rounds", [1.0] * 14 + [math.nan]), "rows.1.seconds has nan, which is not a positive"),
+        (_damaged("rows.1.seconds.rounds", []), "rows.1.seconds.rounds is empty"),
+        (_damaged("rows.1.seconds.rounds.0", 10**400), "rows.1.seconds"),
+        (_damaged("rows.1.seconds.launches", [7, 7]), "rows.1.seconds.launches does not add up to its rounds"),
+        (_damaged("rows.1.times_faster", math.inf), "rows.1.times_faster has inf"),
+        (_damaged("rows.1.split.encode", -1.0), "rows.1.split has what is no time"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--from", "--compare"])
+def test_a_damaged_report_is_refused_in_one_line(option: str, text: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)) as refused:
+        Report.from_json(text)
+    assert "\n" not in str(refused.value)
+    path = tmp_path / "out.json"
+    path.write_text(text)
+    app = typer.Typer()
+    app.command()(bench)
+    done = CliRunner().invoke(app, [option, str(path)], env={"COLUMNS": "400"})
+    assert done.exit_code == 2
+    assert str(refused.value) in done.output
+
+
 _TIMING = Timing.of([0.00123, 0.00123, 0.00123])
 _LONG = Timing(4.8071, 4.5403, 5.9649, (4.8071,))
 _SMALL_ROW = Row(
@@ -82,6 +138,17 @@ def test_nothing_is_cut_off_at_any_width(width: int) -> None:
         assert part in printed, part
 
 
+def test_names_and_versions_are_printed_as_they_are() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    row = replace(_SMALL_ROW, payload="odd:zero:[bold]", codec="odd:one:[red]")
+    report = _report(row, replace(_row("refused", "an :ant:"), payload="odd:zero:[bold]"))
+    environment = replace(_ENVIRONMENT, torch="2.8:two:")
+    print_report(console, replace(report, environment=environment))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    for part in ("odd:zero:[bold], 2 ranks: 10", "odd:one:[red]", "an :ant:", "torch 2.8:two:"):
+        assert part in printed, part
+
+
 def test_a_table_that_fits_is_a_table() -> None:
     console = Console(file=io.StringIO(), width=80)
     print_report(console, _report(_SMALL_ROW))
@@ -101,6 +168,44 @@ def test_the_exit_status_is_0_where_something_was_measured_and_all_came_out_righ
     assert _report(*rows).is_sound == (status == 0)
     assert publish(_report(*rows), [], print_report) == status
     assert ("nothing was measured" in capsys.readouterr().err) == (_SMALL_ROW not in rows)
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.json"
+    link = tmp_path / "link.json"
+    link.symlink_to(path)
+    files = [File[Report]("--json", link, lambda report: "new")]
+    report = _report(_SMALL_ROW)
+    umask = os.umask(0o027)
+    try:
+        assert publish(report, files, print_report) == 0
+    finally:
+        os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o640
+    path.chmod(0o604)
+    assert publish(report, files, print_report) == 0
+    assert path.stat().st_mode & 0o777 == 0o604
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(report, [File("--json", path, Report.to_json)], print_report)
+    assert path.read_text() == "new"
+    assert set(tmp_path.iterdir()) == {path, link}
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert publish(_report(_SMALL_ROW), [File("--json", path, lambda report: "all")], print_report) == 0
+        assert os.read(reader, 10) == b"all"
+    finally:
+        os.close(reader)
+    assert path.is_fifo()
 
 
 def test_a_report_that_nobody_reads_is_written_all_the_same(tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ From = Annotated[
     list[Path] | None,
     typer.Option(
         "--from",
-        help="Measure nothing: take this file of --json. Repeatable with --model, which takes their points together.",
+        help="Measure nothing: take this file of --json. Repeatable with --model, which takes their points together; "
+        "table, --compare and files are of the first one.",
         rich_help_panel=_REPORTS,
     ),
 ]

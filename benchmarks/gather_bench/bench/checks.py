@@ -18,7 +18,7 @@ def find_problem(options: Options, files: Mapping[str, Path]) -> str | None:
         options: Specs and names are looked up, and so imported; nothing is opened.
         files: Where something is to be written, by the option that says so.
     """
-    return next(chain(_problems(options), unwritable(files)), None)
+    return next(chain(_problems(options), unusable(files)), None)
 
 
 def _problems(options: Options) -> Iterator[str]:
@@ -35,11 +35,15 @@ def _refusals(option: str, values: tuple[str, ...] | list[str], look_up: Callabl
             yield f"{option}: {exc}"
 
 
-def unwritable(files: Mapping[str, Path]) -> Iterator[str]:
-    """Says of each file that cannot be written why."""
+def unusable(files: Mapping[str, Path]) -> Iterator[str]:
+    """Says of each file that cannot be written, or that an option before it names too, why not."""
+    options: dict[Path, str] = {}
     for option, path in files.items():
         if problem := _unwritable(path):
             yield f"{option} {path}: {problem}"
+        first = options.setdefault(path.resolve(), option)
+        if first != option:
+            yield f"{option} {path}: it is the file of {first} too"
 
 
 def _unwritable(path: Path) -> str | None:
@@ -47,6 +51,8 @@ def _unwritable(path: Path) -> str | None:
         return "it is a folder"
     if not path.parent.is_dir():
         return "its folder does not exist"
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if path.exists() and not os.access(path, os.W_OK):
         return "it cannot be written"
+    if not os.access(path.resolve().parent, os.W_OK) and (path.is_file() or not path.exists()):
+        return "its folder cannot be written"
     return None

@@ -7,8 +7,9 @@ from pathlib import Path
 import typer
 
 from gather_bench.bench import arguments
+from gather_bench.bench.given import given_options
 from gather_bench.bench.launched_run import run_in_job
-from gather_bench.bench.launchers.find import find_job
+from gather_bench.bench.launchers.find import find_job, is_beside_root
 from gather_bench.bench.launchers.job import JobError
 from gather_bench.bench.local_run import run_locally
 from gather_bench.bench.local_workers import LocalWorkers
@@ -23,9 +24,15 @@ from gather_bench.report.outputs import Outputs, UnreadableError, read_report
 _DEFAULTS = Options()
 _CODEC_DEFAULTS = CodecOptions()
 _CLUSTER = Cluster()
+_OF_RANKS = frozenset({"--ranks", "--launches", "--transport", "--slot-nbytes"})
+_OF_A_RUN = _OF_RANKS | {
+    *("--codec", "--payload", "--peers", "--no-peers", "--quick", "--rounds", "--calls", "--only-codecs"),
+}
+"""All that says what to measure and how."""
 
 
 def bench(
+    context: typer.Context,
     ranks: arguments.Ranks = None,
     codec: arguments.Codecs = None,
     transport: arguments.Transports = None,
@@ -52,6 +59,9 @@ def bench(
     markdown: arguments.Markdown = None,
 ) -> None:
     """Measure codecs and transports on local workers or a launched job's ranks, beside what they replace."""
+    if (saved or only_codecs) and is_beside_root():
+        return
+    given = given_options(context)
     if quick and only_codecs:
         raise typer.BadParameter("--quick is about ranks, and means nothing with --only-codecs")
     defaults = _CODEC_DEFAULTS if only_codecs else QUICK if quick else _DEFAULTS
@@ -74,25 +84,28 @@ def bench(
         )
     elif markdown is not None and not only_codecs:
         raise typer.BadParameter("--markdown goes with --only-codecs or --model")
+    elif surplus := [option for option in given if option.startswith("--model-")]:
+        raise typer.BadParameter(f"{surplus[0]} goes with --model")
     if saved:
-        is_measuring = bool(ranks or codec or transport or payload or quick or launches or only_codecs)
-        status = _show_saved(saved, outputs, is_measuring=is_measuring)
+        status = _show_saved(saved, outputs, given)
     elif only_codecs:
-        status = _run_codecs(options, LocalWorkers(ranks, launches), outputs, markdown)
+        status = _run_codecs(options, outputs, markdown, given)
     else:
         status = _run(options, LocalWorkers(ranks, launches), outputs)
     if status:
         raise typer.Exit(status)
 
 
-def _show_saved(saved: Sequence[Path], outputs: Outputs, *, is_measuring: bool) -> int:
-    from gather_bench.bench.checks import unwritable
+def _show_saved(saved: Sequence[Path], outputs: Outputs, given: Sequence[str]) -> int:
+    from gather_bench.bench.checks import unusable
 
-    if is_measuring:
-        raise typer.BadParameter("--from takes what was measured already: leave out what says what to measure")
+    if surplus := [option for option in given if option in _OF_A_RUN]:
+        raise typer.BadParameter(
+            f"--from takes what was measured already: leave out what says what to measure, {', '.join(surplus)}"
+        )
     if len(saved) > 1 and outputs.model is None:
         raise typer.BadParameter("several files of --from go with --model")
-    problem = next(unwritable(outputs.paths), None) or outputs.find_problem()
+    problem = next(unusable(outputs.paths), None) or outputs.find_problem()
     if problem is not None:
         raise typer.BadParameter(problem)
     try:
@@ -104,14 +117,8 @@ def _show_saved(saved: Sequence[Path], outputs: Outputs, *, is_measuring: bool) 
     return outputs.publish(report)
 
 
-def _run_codecs(options: Options, workers: LocalWorkers, outputs: Outputs, markdown: Path | None) -> int:
-    given = {
-        "--ranks": workers.ranks is not None,
-        "--launches": workers.launches is not None,
-        "--transport": bool(options.transports),
-        "--slot-nbytes": options.slot_nbytes != _DEFAULTS.slot_nbytes,
-    }
-    if surplus := [option for option, is_given in given.items() if is_given]:
+def _run_codecs(options: Options, outputs: Outputs, markdown: Path | None, given: Sequence[str]) -> int:
+    if surplus := [option for option in given if option in _OF_RANKS]:
         raise typer.BadParameter(f"{surplus[0]} means nothing with --only-codecs, where no ranks exchange anything")
     if outputs != Outputs(outputs.json):
         raise typer.BadParameter("with --only-codecs a report is a file of --json or --markdown")

@@ -1,5 +1,6 @@
 """A run on the ranks of a job that a launcher has started."""
 
+import os
 from typing import TYPE_CHECKING
 
 import typer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 def run_in_job(job: Job, options: Options, workers: LocalWorkers, outputs: "Outputs") -> int:
     """(all ranks) What fails on one rank ends all of them with the same status; rank 0 alone says why."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # else a lost rank is a stack of torch's on all others
     try:
         with job.default_group():
             return _run_in_group(job, options, workers, outputs)

@@ -37,10 +37,19 @@ def run_locally(options: Options, workers: LocalWorkers, outputs: "Outputs") -> 
     if problem := find_problem(options, outputs.paths) or outputs.find_problem():
         raise typer.BadParameter(problem)
     world_sizes = _world_sizes(workers.ranks or _DEFAULT_RANKS)
-    options = replace(options, launches=workers.launches or outputs.old_launches or options.launches)
+    if workers.launches is not None and options.rounds < workers.launches:
+        raise typer.BadParameter(
+            f"--launches {workers.launches}: each runs a round at least, and there are {options.rounds}: give --rounds"
+        )
+    options = _in_equal_launches(options, workers.launches or outputs.old_launches or options.launches)
     end_workers_on_signals()
     reports = [_run_launches(options, world_size) for world_size in world_sizes]
     return outputs.publish(with_recommendation(reduce(Report.joined_by, reports)))
+
+
+def _in_equal_launches(options: Options, launches: int) -> Options:
+    """With as many rounds as are run: each launch has equally many."""
+    return replace(options, rounds=math.ceil(options.rounds / launches) * launches, launches=launches)
 
 
 def _world_sizes(text: str) -> list[int]:
@@ -69,7 +78,7 @@ def _run_launches(options: Options, ranks: int) -> Report:
     """Starts workers anew for each launch, so that one differs from another as one run does from another."""
     from gather_bench.bench.launches import pooled
 
-    part = replace(options, rounds=math.ceil(options.rounds / options.launches))
+    part = replace(options, rounds=options.rounds // options.launches)
     reports = []
     for number in range(1, options.launches + 1):
         if options.launches > 1:

@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from gather_bench.progress_bar import ProgressBar
 
@@ -49,7 +50,7 @@ class RunProgress(ProgressBar):
     def say(self, text: str) -> None:
         """Leaves a line; that nobody reads it is no reason to end a run."""
         if self._is_bar:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(Text(text))
         elif self._shown:
             with suppress(OSError):
                 print(text, file=sys.stderr, flush=True)

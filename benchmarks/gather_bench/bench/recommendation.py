@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import geometric_mean
 
+from gather_bench.bench.publishing import NothingToWriteError
 from gather_bench.bench.results import Recommendation, Report, Row, Timing
 from gather_bench.bench.wording import count, listing
 from gather_core.codec import Trust
@@ -37,21 +38,21 @@ def recommend(rows: Sequence[Row], slot_nbytes: int) -> Recommendation | None:
 
     Returns:
         The pair of codec and transport with the least geometric mean of its slowdowns, of those that carried every
-        payload that any did; None where none did.
+        payload; None where none did.
     """
     timings = _timings(rows)
-    workloads = {workload for measured in timings.values() for workload in measured}
+    carriers = _carriers(rows)
+    if not carriers:
+        return None
+    workloads = _workloads(rows)
     best = {
         workload: min(measured[workload].median for measured in timings.values() if workload in measured)
         for workload in workloads
     }
     slowdowns = {
         pair: geometric_mean(measured[workload].median / best[workload] for workload in workloads)
-        for pair, measured in timings.items()
-        if measured.keys() == workloads
+        for pair, measured in carriers.items()
     }
-    if not slowdowns:
-        return None
     codec, transport = pair = min(slowdowns, key=slowdowns.__getitem__)
     ties = [
         f"{codec} over {transport}"
@@ -67,6 +68,35 @@ def recommend(rows: Sequence[Row], slot_nbytes: int) -> Recommendation | None:
     if slowdowns[data_codec, transport] > MUCH_SLOWER * slowdowns[pair]:
         return found
     return replace(found, data_codec=data_codec, data_slowdown=slowdowns[data_codec, transport])
+
+
+def is_borne_out(found: Recommendation, rows: Sequence[Row]) -> bool:
+    """Whether what it recommends has carried every payload."""
+    return (found.codec, found.transport) in _carriers(rows)
+
+
+def obstacle(rows: Sequence[Row]) -> str | None:
+    """Says why nothing can be recommended, or returns None."""
+    if _carriers(rows):
+        return None
+    carried = {workload for measured in _timings(rows).values() for workload in measured}
+    left = [
+        f"{payload} ({count(world_size, 'rank')})"
+        for payload, world_size in _workloads(rows)
+        if (payload, world_size) not in carried
+    ]
+    return f"no codec and transport carried {listing(left) if left else 'every payload'}"
+
+
+def _workloads(rows: Sequence[Row]) -> Sequence[_Workload]:
+    """What Gatherers were given to carry."""
+    return list(dict.fromkeys((row.payload, row.world_size) for row in rows if row.codec is not None))
+
+
+def _carriers(rows: Sequence[Row]) -> Mapping[_Pair, Mapping[_Workload, Timing]]:
+    """The pairs that carried every payload between each number of ranks."""
+    workloads = set(_workloads(rows))
+    return {pair: measured for pair, measured in _timings(rows).items() if measured.keys() == workloads}
 
 
 def _timings(rows: Sequence[Row]) -> Mapping[_Pair, Mapping[_Workload, Timing]]:
@@ -115,22 +145,27 @@ def reasons(found: Recommendation) -> list[str]:
 
 
 def to_settings(report: Report) -> str:
-    """Writes the recommendation as TOML for `Gatherer.from_settings`; without one, comments alone."""
+    """Writes the recommendation as TOML for `Gatherer.from_settings`.
+
+    Raises:
+        NothingToWriteError: There is none.
+    """
     found, where = report.recommendation, report.environment
+    if found is None:
+        raise NothingToWriteError(obstacle(report.rows) or "the report recommends nothing")
     sizes = "1 rank" if where.world_sizes == (1,) else f"{listing(where.world_sizes)} ranks"
     comments = [
         f"{_AUTHOR} {where.gather_core} on {where.date}: {sizes}, {count(where.hosts, 'host')}, {where.cpu_model}",
         f"payloads: {', '.join(report.options.payloads)}",
-        *(reasons(found) if found else ["no codec and transport carried every payload"]),
+        *reasons(found),
     ]
-    lines = [f"# {_printable(comment)}" for comment in comments]
-    if found:
-        lines += [
-            "[gather]",
-            f"codec = {json.dumps(found.codec)}",
-            f"transport = {json.dumps(found.transport)}",
-            f"slot_nbytes = {found.slot_nbytes}",
-        ]
+    lines = [
+        *(f"# {_printable(comment)}" for comment in comments),
+        "[gather]",
+        f"codec = {json.dumps(found.codec)}",
+        f"transport = {json.dumps(found.transport)}",
+        f"slot_nbytes = {found.slot_nbytes}",
+    ]
     return "\n".join(lines) + "\n"
 
 

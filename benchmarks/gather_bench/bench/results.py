@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import quantiles
 from typing import Any, Literal, Self
 
+from gather_bench.bench.damages import damages
 from gather_bench.bench.options import Options
 
 SCHEMA_VERSION = 2
@@ -191,12 +192,22 @@ class Report:
         """Reads what `to_json` has written; fields that it does not know are left out.
 
         Raises:
-            ValueError: It is no report, or one of another schema version.
+            ValueError: It is no report, one of another schema version, or damaged; the message is one line.
         """
-        from pydantic import TypeAdapter
+        from pydantic import TypeAdapter, ValidationError
 
-        document = json.loads(text)
+        try:
+            document = json.loads(text)
+        except RecursionError as exc:
+            raise ValueError("this is no report: it is nested too deeply") from exc
         version = document.get("schema_version") if isinstance(document, dict) else None
         if version != SCHEMA_VERSION:
             raise ValueError(f"this is no report of schema version {SCHEMA_VERSION}: schema_version is {version!r}")
-        return TypeAdapter(cls).validate_python(document)
+        try:
+            report = TypeAdapter(cls).validate_python(document)
+        except ValidationError as exc:
+            first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+            raise ValueError(f"the report is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
+        if damage := next(damages(report), None):
+            raise ValueError(f"the report is damaged: {damage}")
+        return report

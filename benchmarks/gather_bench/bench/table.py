@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gather_bench.bench.details import details_list, details_table
-from gather_bench.bench.recommendation import reasons
+from gather_bench.bench.recommendation import obstacle, reasons
 from gather_bench.bench.results import BASELINE, Recommendation, Report, Row
 from gather_bench.bench.wording import count, listing, rounds_text
 
@@ -23,7 +23,7 @@ _UNITS = ((1e-6, "us"), (1e-3, "ms"), (1.0, "s"))
 
 def print_report(console: Console, report: Report) -> None:
     """Prints where, then a table per payload, and what was not measured and why."""
-    console.print(_headline(report), highlight=False)
+    console.print(Text(_headline(report)))
     for _, rows in groupby(report.rows, attrgetter("world_size", "payload")):
         _print_payload(console, list(rows), has_several_sizes=len(report.environment.world_sizes) > 1)
     _print_reasons(console, [row for row in report.rows if row.status == "unavailable"])
@@ -34,6 +34,9 @@ def print_report(console: Console, report: Report) -> None:
     console.print("of which: mean of the ranks; wait: for the last rank to come", highlight=False, style="dim")
     if report.recommendation is not None:
         _print_recommendation(console, report.recommendation)
+    elif reason := obstacle(report.rows):
+        console.print()
+        console.print(Text.assemble(("Nothing is recommended: ", "bold"), reason))
 
 
 def _print_recommendation(console: Console, found: Recommendation) -> None:
@@ -57,7 +60,7 @@ def _headline(report: Report) -> str:
 
 def _print_payload(console: Console, rows: Sequence[Row], *, has_several_sizes: bool) -> None:
     console.print()
-    console.print(_title(rows[0], has_several_sizes), style="bold", highlight=False, markup=False)
+    console.print(Text(_title(rows[0], has_several_sizes), style="bold"))
     if measured := [row for row in rows if row.seconds is not None]:
         table = _table(measured)
         console.print(table if _fits(console, table) else _list(measured))

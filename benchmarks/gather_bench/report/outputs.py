@@ -1,7 +1,7 @@
 """What the user wants of a report, just measured or read from a file: other files, a comparison, an exit status."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gather_bench.bench.publishing import FAILED, File, publish
-from gather_bench.bench.recommendation import may_be_replaced, to_settings
+from gather_bench.bench.recommendation import is_borne_out, may_be_replaced, to_settings
 from gather_bench.bench.results import Report
 from gather_bench.model.options import ModelOptions
 from gather_bench.report.flat_rows import to_csv
@@ -42,7 +42,13 @@ class Outputs:
     @property
     def paths(self) -> Mapping[str, Path]:
         """The files to write, by option."""
-        paths = {"--json": self.json, "--html": self.html, "--csv": self.csv, "--settings": self.settings}
+        paths = {
+            "--json": self.json,
+            "--html": self.html,
+            "--csv": self.csv,
+            "--settings": self.settings,
+            "--markdown": self.model.markdown if self.model else None,
+        }
         return {option: path for option, path in paths.items() if path is not None}
 
     @property
@@ -113,21 +119,23 @@ class Outputs:
             "--csv": to_csv,
             "--settings": to_settings,
         }
-        return [File(option, path, texts[option]) for option, path in self.paths.items()]
+        return [File(option, path, texts[option]) for option, path in self.paths.items() if option in texts]
 
 
 def read_report(path: Path) -> Report:
-    """Reads what `--json` has written.
+    """Reads what `--json` has written; a recommendation that its rows do not bear out is left out.
 
     Raises:
         UnreadableError: It is no such file.
     """
     try:
-        return Report.from_json(path.read_text(encoding="utf-8"))
+        report = Report.from_json(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise UnreadableError(f"{path}: {exc.strerror}") from exc
     except ValueError as exc:
         raise UnreadableError(f"{path}: {exc}") from exc
+    found = report.recommendation
+    return report if found is None or is_borne_out(found, report.rows) else replace(report, recommendation=None)
 
 
 def _page(old: Report | None, study: "Study | None", report: Report) -> str:

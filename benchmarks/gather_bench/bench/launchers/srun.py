@@ -33,11 +33,16 @@ class SrunJob(Job):
         """Returns the job that the variables tell of, if any; one task alone is none.
 
         Raises:
-            JobError: They do not say where the ranks can meet.
+            JobError: There is no such rank, or they do not say where the ranks can meet.
         """
         rank, world_size = _number(variables, "SLURM_PROCID"), _world_size(variables)
         if rank is None or world_size is None or world_size < 2:
             return None
+        if not 0 <= rank < world_size:
+            raise JobError(
+                f"SLURM_PROCID is {rank}, and srun has started {world_size} tasks: there is no such rank; start it "
+                "with srun, or unset SLURM_PROCID to measure on local workers"
+            )
         return cls(
             rank,
             world_size,
@@ -96,5 +101,5 @@ def _port(variables: Mapping[str, str]) -> int:
 
 def _number(variables: Mapping[str, str], name: str) -> int | None:
     """The number that a value begins with: Slurm writes 4(x2) for four tasks on each of two hosts."""
-    found = re.match(r"\d+", variables.get(name, ""))
+    found = re.match(r"-?\d+", variables.get(name, ""))
     return int(found.group()) if found else None

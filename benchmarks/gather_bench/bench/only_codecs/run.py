@@ -46,7 +46,8 @@ def _find_problem(options: CodecOptions, json: Path | None, markdown: Path | Non
     from gather_bench.bench.options import Options
 
     checked = Options(codecs=options.codecs, transports=(), payloads=options.payloads)
-    if problem := find_problem(checked, {} if json is None else {"--json": json}):
+    files = {option: path for option, path in (("--json", json), ("--markdown", markdown)) if path is not None}
+    if problem := find_problem(checked, files):
         return problem
     if markdown is not None and (problem := PART.problem(markdown)):
         return f"--markdown {markdown}: {problem}"

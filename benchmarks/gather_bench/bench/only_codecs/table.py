@@ -23,11 +23,11 @@ _UNBOUNDED = 10_000
 def print_codecs(console: Console, report: CodecReport) -> None:
     """Prints where, then a table per payload, with what was not measured and why."""
     versions = ", ".join(f"{name} {version}" for name, version in report.machine.versions.items())
-    console.print(f"{report.machine.cpu}, {count(report.machine.cpu_count, 'CPU')}: {versions}", highlight=False)
+    console.print(Text(f"{report.machine.cpu}, {count(report.machine.cpu_count, 'CPU')}: {versions}"))
     console.print(f"medians; interleaved, {count(report.options.rounds, 'round')}", highlight=False)
     for name, rows in groupby(report.rows, attrgetter("payload")):
         console.print()
-        console.print(name, style="bold", highlight=False, markup=False)
+        console.print(Text(name, style="bold"))
         _print_payload(console, list(rows))
     console.print()
     console.print(f"x: the median of {_BASELINE} over that of the row", highlight=False, style="dim")

@@ -13,6 +13,8 @@ from gather_bench.report.compare.judgement import Judgement, OldAndNew, relative
 
 MIN_CHANGE = 1.1
 """Smaller factors are not reported, however sure they are."""
+_SAME_SIZE = 0.01
+"""Payloads of one name are the same where their sizes differ by at most this share of the larger one."""
 
 Verdict = Literal["slower", "faster", "same", "not judged"]
 _Key: TypeAlias = tuple[str, int, str, str | None, str | None]
@@ -34,6 +36,11 @@ class Change:
     """The factor that it must reach to be beyond noise; None where that is not known."""
     verdict: Verdict
     """Whether it is beyond noise; where it is judged by rounds, in the fast rounds as in the middle ones."""
+
+    @property
+    def has_another_payload(self) -> bool:
+        """Whether what was gathered has another size now, which says nothing about the code; it is not judged."""
+        return _is_of_another_size(self.old, self.new)
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def changes(old: Sequence[Row], new: Sequence[Row]) -> Sequence[Change]:
     peers = _peers(pairs)
     ours = [pair for pair in pairs if pair.new.codec is not None]
     relative, judge = (_by_launches, judge_launches) if _have_launches(pairs) else (_by_rounds, judge_rounds)
-    judged = [pair for pair in ours if _place(pair.new) in peers and _has_enough_rounds(pair)]
+    judged = [pair for pair in ours if _place(pair.new) in peers and _can_be_judged(pair)]
     judgements = judge(
         [relative(pair, peers[_place(pair.new)]) for pair in judged],
         [_controls(group, relative) for group in peers.values() if len(group) > 1],
@@ -127,13 +134,21 @@ def _peers(pairs: Iterable[_Pair]) -> Mapping[_Place, Sequence[_Pair]]:
     """Those that can be references, by place; what slows an exchange down does not slow those that exchange nothing."""
     groups: dict[_Place, list[_Pair]] = {}
     for pair in pairs:
-        if pair.new.codec is None and pair.new.way not in WITHOUT_COLLECTIVE and _has_enough_rounds(pair):
+        if pair.new.codec is None and pair.new.way not in WITHOUT_COLLECTIVE and _can_be_judged(pair):
             groups.setdefault(_place(pair.new), []).append(pair)
     return groups
 
 
-def _has_enough_rounds(pair: _Pair) -> bool:
-    return min(len(pair.old_timing.rounds), len(pair.new_timing.rounds)) >= MIN_ROUNDS
+def _can_be_judged(pair: _Pair) -> bool:
+    has_enough_rounds = min(len(pair.old_timing.rounds), len(pair.new_timing.rounds)) >= MIN_ROUNDS
+    return has_enough_rounds and not _is_of_another_size(pair.old, pair.new)
+
+
+def _is_of_another_size(old: Row, new: Row) -> bool:
+    if old.payload_nbytes is None or new.payload_nbytes is None:
+        return False
+    least, most = sorted((old.payload_nbytes, new.payload_nbytes))
+    return most - least > _SAME_SIZE * most
 
 
 def _have_launches(pairs: Sequence[_Pair]) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from gather_bench.bench.wording import count, listing
 from gather_bench.report.compare.changes import Change, Comparison
+from gather_bench.report.views import where
 
 
 def change_text(change: Change) -> str:
@@ -28,7 +29,7 @@ def conclusion(comparison: Comparison) -> str:
     if not comparison.changes:
         return "The two reports have no measured row in common."
     if not judged:
-        return "Nothing is judged: that takes peers, and 5 rounds or more, in both reports."
+        return "Nothing is judged: that takes peers, 5 rounds or more, and payloads of the same size in both reports."
     changed = comparison.beyond_noise
     if not changed:
         return f"Nothing has changed beyond noise, in {count(len(judged), 'row')}."
@@ -50,6 +51,13 @@ def _range(comparison: Comparison) -> str:
     return f", here {least}" if least == most else f", here {least} to {most}"
 
 
+def _sizes(change: Change) -> str:
+    return (
+        f"payload {where(change.new.payload, change.new.world_size)}, had {change.old.payload_nbytes:,} bytes, has "
+        f"{change.new.payload_nbytes:,}: it is not judged"
+    )
+
+
 def remarks(comparison: Comparison) -> Iterator[str]:
     """Says what must be known to believe it."""
     if comparison.references:
@@ -59,5 +67,6 @@ def remarks(comparison: Comparison) -> Iterator[str]:
         yield "noise is guessed: --launches 8 in both runs, of local workers, measures it, and shows smaller changes"
     for each in comparison.differences:
         yield f"the runs differ in {each.name}: {each.old} then, {each.new} now"
+    yield from dict.fromkeys(_sizes(change) for change in comparison.changes if change.has_another_payload)
     for row in comparison.lost:
         yield f"not measured any more: {row.label}, {row.payload}, {count(row.world_size, 'rank')}: {row.reason}"
