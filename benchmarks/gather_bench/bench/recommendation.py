@@ -132,13 +132,12 @@ def _fitting_slot(rows: Sequence[Row], pair: _Pair, slot_nbytes: int) -> int:
 
 def reasons(found: Recommendation) -> list[str]:
     """Says in lines why, and what there is besides."""
-    if found.ties:
-        ties = listing(found.ties)
-        lines = [f"{found.codec} over {found.transport} is no slower than any, and cannot be told from {ties}"]
-    elif found.slowdown == 1:
+    if found.slowdown == 1:
         lines = [f"{found.codec} over {found.transport} was the fastest of the Gatherers everywhere"]
     else:
         lines = [f"{found.codec} over {found.transport} takes {found.slowdown:.2f} x the fastest, over all payloads"]
+    if found.ties:
+        lines.append(f"so close that no difference can be told: {listing(found.ties)}")
     if found.data_codec is not None:
         lines.append(f"{found.data_codec}, with which decoding runs no code, takes {found.data_slowdown:.2f} x")
     return lines
