@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from gather_core.background import run_bounded
 from gather_core.deadline import POLL_S, Deadline
-from gather_core.errors import AbortedError, PeerLostError, TransportError, TransportTimeoutError
+from gather_core.errors import AbortedError, PeerLostError, TransportError, TransportTimeoutError, format_ranks
 from gather_core.transport import GroupContext
 from gather_transports.forked import never_destroy
 from gather_transports.torch_errors import first_line, is_timeout
@@ -288,22 +288,32 @@ class _Connecting:
         self._finished.set()
 
     def _late(self) -> TransportTimeoutError:
-        absent, why = self._absent(min(_LATE_SHARE * self._timeout_s + _SHORTEST_LATE_S, _LONGEST_LATE_S))
         text = f"Gloo did not connect all {self._context.world_size} ranks in {self._timeout_s:g} s"
-        return TransportTimeoutError(f"{text}: {why}" if absent else text, absent)
+        if missing := _asked(self._roll_call.missing, _STORE_WITHIN_S):
+            return TransportTimeoutError(f"{text}: {format_ranks(missing)} never came to it", missing)
+        silent = self._fallen_silent(min(_LATE_SHARE * self._timeout_s + _SHORTEST_LATE_S, _LONGEST_LATE_S))
+        return TransportTimeoutError(f"{text}{_named(silent)}", silent)
 
     def _failed(self, cause: Exception) -> TransportError:
         text = f"Gloo could not connect: {first_line(cause)}"
-        absent, why = self._absent(min(_ROLL_CALL_S, self._deadline.remaining_s()))
-        return PeerLostError(f"{text}; {why}", absent) if absent else TransportError(text)
+        silent = self._fallen_silent(min(_ROLL_CALL_S, self._deadline.remaining_s()))
+        return PeerLostError(f"{text}{_named(silent)}", silent) if silent else TransportError(text)
 
-    def _absent(self, within_s: float) -> tuple[list[int], str]:
-        """The ranks that are not there, and what is known of them; none where that cannot be found out."""
-        try:
-            return run_bounded(lambda: self._roll_call.absent(within_s), within_s + _STORE_WITHIN_S)
-        except (TimeoutError, RuntimeError) as exc:
-            _log.debug("who is missing is not known: %s", exc)
-            return [], ""
+    def _fallen_silent(self, within_s: float) -> list[int]:
+        return _asked(lambda: self._roll_call.fallen_silent(within_s), within_s + _STORE_WITHIN_S)
+
+
+def _named(silent: Sequence[int]) -> str:
+    return f": {format_ranks(silent)} came to it, and fell silent" if silent else ""
+
+
+def _asked(ask: Callable[[], list[int]], within_s: float) -> list[int]:
+    """Asks the store for ranks; none where it does not answer."""
+    try:
+        return run_bounded(ask, within_s)
+    except (TimeoutError, RuntimeError) as exc:
+        _log.debug("who is missing is not known: %s", exc)
+        return []
 
 
 def _tell(say: Callable[[], None]) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 from torch._C._distributed_c10d import Store as TorchStore
 
 from gather_core.deadline import Deadline
-from gather_core.errors import format_ranks
 from gather_core.transport import GroupContext, Store
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
@@ -101,22 +100,22 @@ class RollCall:
         self._say("here still")
         self._has_answered = True
 
-    def absent(self, within_s: float) -> tuple[list[int], str]:
-        """Calls all ranks.
+    def missing(self) -> list[int]:
+        """Returns the ranks that have not come so far."""
+        return self._silent("here", self._everyone)
 
-        Returns:
-            Those that never came, or, where all did, those that have not answered within that time; and which it is.
-        """
+    def fallen_silent(self, within_s: float) -> list[int]:
+        """Calls the ranks that have come so far; returns those that do not answer within that time."""
         self.here_still()
-        if never_came := self._silent("here", self._everyone):
-            return never_came, f"{format_ranks(never_came)} never came to it"
+        missing = self.missing()
+        came = [rank for rank in self._everyone if rank not in missing]
         self._store.set(_CALLED, "")
         deadline = Deadline(within_s)
-        silent = self._silent("here still", self._everyone)
+        silent = self._silent("here still", came)
         while silent and not deadline.passed():
             sleep(min(_LONGEST_PAUSE_S, deadline.remaining_s()))
             silent = self._silent("here still", silent)
-        return silent, f"{format_ranks(silent)} came to it, and fell silent"
+        return silent
 
     def _say(self, word: str) -> None:
         self._store.set(f"{word}/{self._rank}", "")
