@@ -12,7 +12,7 @@ from faults.names import named_ranks
 from faults.scene import SHORT_S, WORLD_SIZE, Scene
 from faults.seen import Process, Seen
 from faults.traces import Traces
-from gather_core import Gatherer, GroupBrokenError
+from gather_core import Gatherer, GroupBrokenError, SetupError
 from gather_core.host_identity import HOST_ID
 
 _REFUSES_WITHIN_S = 1.0
@@ -23,13 +23,21 @@ def perform(rank: int, world_size: int, case: Case, transport: str, folder: Path
     with _host_of(rank, transport):
         if transport == "all_gather_object":
             _init_process_group(rank, world_size)
-        Gatherer(transport=transport).close()  # makes what lasts as long as the process
+        _make_what_lasts(transport)
         scene = Scene(rank, world_size, transport, folder, None, _other_group_of(transport))
         if case.prepare is not None:
             case.prepare(scene)
         before = Traces.now()
         seen = _perform(scene, case)
         return Process([seen], before.left(patience_s))
+
+
+def _make_what_lasts(transport: str) -> None:
+    """(all ranks) Constructs, for what then stays as long as the process."""
+    try:
+        Gatherer(transport=transport).close()
+    except SetupError:  # the case before left a construction to the others, of which this rank hears only now
+        Gatherer(transport=transport).close()
 
 
 def perform_in_threads(rank: int, world_size: int, case: Case, folder: Path, patience_s: float) -> Process:
