@@ -81,7 +81,7 @@ class Membership:
 
     def check(self) -> None:
         """Raises ClosedError, GroupBrokenError, or GatherError during a stream, where no operation can begin."""
-        self._check_process()
+        self._notes.check_process()
         self.check_open()
         if self._activity.stream is not None:
             raise GatherError(_IN_STREAM)
@@ -101,7 +101,7 @@ class Membership:
         Raises:
             GatherError: Another stream has not ended, or an operation of this thread.
         """
-        self._check_process()
+        self._notes.check_process()
         self.drain()
         with self._lock:
             self._refuse_nested()
@@ -135,7 +135,7 @@ class Membership:
 
     def operate(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
         """Runs one operation; from here on whatever goes wrong reaches every rank."""
-        self._check_process()  # before the locks: in a forked child, a thread of the parent's may hold them for ever
+        self._notes.check_process()  # before locks, which a thread of the parent's may hold for ever
         if self._calls.pending and not self._calls.is_idle:
             self._refuse_nested()
             with self.telling_interrupts():
@@ -217,13 +217,9 @@ class Membership:
         """Leaves the group; never collective, idempotent."""
         self._finalizer()
 
-    def _check_process(self) -> None:
-        if self._pid != os.getpid():
-            raise ClosedError("this Gatherer belongs to the parent process: construct one after the fork")
-
     def _break(self, exc: BaseException) -> NoReturn:
         """Breaks the group, tells the others, and raises what is known about the cause; takes 1.5 s at most."""
-        self._check_process()  # a child that was forked inside the operation leaves the parent's group alone
+        self._notes.check_process()  # a child that was forked inside the operation leaves the parent's group alone
         self._broken = error = exc
         deadline = Deadline(NOTES_WITHIN_S)
         try:

@@ -64,10 +64,14 @@ class Notes:
         last_answer = partial(_answer, self._store, self._rank, (*self.position[:3], "closed"))
         self._bell.stop_listening(self._scope, self._ranks[self._rank], last_answer)
 
-    def check(self) -> None:
-        """Raises AbortedError if another rank has aborted; ClosedError in a child that was forked meanwhile."""
+    def check_process(self) -> None:
+        """Raises ClosedError in a forked child."""
         if self._pid != os.getpid():
             raise ClosedError("this Gatherer belongs to the parent process: construct one after the fork")
+
+    def check(self) -> None:
+        """Raises AbortedError if another rank has aborted; ClosedError in a child that was forked meanwhile."""
+        self.check_process()
         if self._aborted is not None:
             rank, text = self._aborted
             raise AbortedError(f"rank {rank} aborted: {text}", rank)
