@@ -121,4 +121,7 @@ class RollCall:
         self._store.set(f"{word}/{self._rank}", "")
 
     def _silent(self, word: str, ranks: Sequence[int]) -> list[int]:
-        return [rank for rank in ranks if not self._store.check([f"{word}/{rank}"])]
+        keys = [f"{word}/{rank}" for rank in ranks]
+        if self._store.check(keys):  # in one go, as all ranks of a large job may ask at once
+            return []
+        return [rank for rank, key in zip(ranks, keys, strict=True) if not self._store.check([key])]
