@@ -12,7 +12,7 @@ from pathlib import Path
 
 from release.contents import find_archives
 
-_SOURCES = ("gather_core", "codecs", "transports", "benchmarks")
+_SOURCES = ("gather_core", "codecs", "transports", "benchmarks/gather_bench")
 _WHERE = """
 import importlib.metadata, pathlib, platform, sys
 import gather_bench, gather_codecs, gather_core, gather_transports
