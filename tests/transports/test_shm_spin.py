@@ -75,8 +75,8 @@ def test_spinning_ends_where_it_is_in_vain_and_gets_another_chance_ever_more_rar
     spinner = Spinner()
     spun = [num_turns(spinner, token, turns) for _ in range(100)]
     assert spun[:6] == [50, 25, 13, 7, 4, 0]
-    assert [number for number, count in enumerate(spun) if count] == [0, 1, 2, 3, 4, 15, 31, 63]
-    assert {spun[15], spun[31], spun[63]} == {50}
+    assert [number for number, count in enumerate(spun) if count] == [0, 1, 2, 3, 4, 15, 47]
+    assert (spun[15], spun[47]) == (50, 50)
 
 
 def test_what_comes_in_time_makes_it_spin_again(token: semaphores.Semaphore, turns: Turns) -> None:
@@ -93,7 +93,7 @@ def test_other_work_on_the_cpu_ends_it_at_once_but_a_token_that_came_meanwhile_i
 ) -> None:
     spinner = Spinner()
     turns.turn_s = 3e-3
-    assert [num_turns(spinner, token, turns) for _ in range(3)] == [1, 0, 0]
+    assert [num_turns(spinner, token, turns) for _ in range(1000)] == [1] + [0] * 999
     spinner = Spinner()
     turns.in_turn = lambda: semaphores.post(token)
     assert spinner.take(token)

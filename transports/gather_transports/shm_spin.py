@@ -15,7 +15,8 @@ _SHORTEST_S = 20e-6
 _TURN_S = 1e-3
 """Who keeps the CPU for longer is no rank in the middle of an exchange but other work, which would always do so."""
 _TRY_AGAIN_AFTER, _TRY_AGAIN_AT_LAST = 16, 1024
-"""Waits, after which spinning is given another chance where it has been in vain: more of them each time."""
+"""Waits, after which spinning is given another chance where it has been in vain: more of them each time, and at once
+the most where other work keeps the CPU."""
 
 _LOOKS = range(20)
 """Before the first turn of others: 3 us, in which ranks with a CPU each mostly come."""
@@ -39,23 +40,29 @@ class Spinner:
                 return True
         self._num_waits += 1
         is_try = self._num_waits >= self._next_try
-        until = perf_counter() + (_LONGEST_S if is_try else self._longest_s)
+        longest_s = _LONGEST_S if is_try else self._longest_s
+        if not longest_s:
+            return False
+        until = perf_counter() + longest_s
         while try_wait(token) != 0:
             now = perf_counter()
             if now >= until:
-                self._was_in_vain(self._longest_s / 2, is_try)
+                self._was_in_vain(self._longest_s / 2)
+                if is_try:
+                    self._try_again_after(min(2 * self._pause, _TRY_AGAIN_AT_LAST))
                 return False
             let_others_run()
             if perf_counter() - now > _TURN_S:
-                self._was_in_vain(0, is_try)
+                self._was_in_vain(0)
+                self._try_again_after(_TRY_AGAIN_AT_LAST)
                 return bool(try_wait(token) == 0)
         self._longest_s = _LONGEST_S
-        self._pause = _TRY_AGAIN_AFTER
-        self._next_try = self._num_waits + self._pause
+        self._try_again_after(_TRY_AGAIN_AFTER)
         return True
 
-    def _was_in_vain(self, longest_s: float, is_try: bool) -> None:
+    def _was_in_vain(self, longest_s: float) -> None:
         self._longest_s = longest_s if longest_s >= _SHORTEST_S else 0
-        if is_try:
-            self._next_try = self._num_waits + self._pause
-            self._pause = min(2 * self._pause, _TRY_AGAIN_AT_LAST)
+
+    def _try_again_after(self, num_waits: int) -> None:
+        self._pause = num_waits
+        self._next_try = self._num_waits + num_waits
