@@ -13,7 +13,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from gather_core.errors import SettingsError
 from gather_core.plugin_list import PluginInfo, PluginOption, list_plugins
+from gather_core.registry import JOINT
+from gather_core.spec import parse_spec
 
 _TRUST = {"data": "no", "code": "yes", "inner": "as its inner codec"}
 _DEATHS = {"fast": "at once", "timeout": "by deadline", "none": "never"}
@@ -48,10 +51,13 @@ def plugins(
 
 def _parts(spec: str) -> list[PluginInfo]:
     """The plug-ins that a spec names, in its order: of "shm+gloo" also what joins the two."""
-    names = [part.partition(":")[0] for part in spec.split("+")]
+    try:
+        names = [part.name for part in parse_spec(spec)]
+    except SettingsError:
+        return []
     found = [info for name in names for info in list_plugins(name)]
     joins = sum(info.kind == "transport" for info in found) > 1
-    return [*found, *(list_plugins("hierarchical") if joins else [])]
+    return [*found, *(list_plugins(JOINT) if joins else [])]
 
 
 def print_plugins(console: Console, found: Sequence[PluginInfo], *, with_docs: bool = False) -> None:

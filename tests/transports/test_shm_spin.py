@@ -93,7 +93,7 @@ def test_other_work_on_the_cpu_ends_it_at_once_but_a_token_that_came_meanwhile_i
 ) -> None:
     spinner = Spinner()
     turns.turn_s = 3e-3
-    assert [num_turns(spinner, token, turns) for _ in range(1000)] == [1] + [0] * 999
+    assert [num_turns(spinner, token, turns) for _ in range(300)] == [1] + [0] * 127 + [1] + [0] * 171
     spinner = Spinner()
     turns.in_turn = lambda: semaphores.post(token)
     assert spinner.take(token)

@@ -12,11 +12,11 @@ from gather_transports.semaphores import Semaphore, try_wait
 _LONGEST_S = 500e-6
 """Of one wait: some turns of a few ranks on one CPU."""
 _SHORTEST_S = 20e-6
-_TURN_S = 1e-3
+_TURN_S = 2e-3
 """Who keeps the CPU for longer is no rank in the middle of an exchange but other work, which would always do so."""
 _TRY_AGAIN_AFTER, _TRY_AGAIN_AT_LAST = 16, 1024
-"""Waits, after which spinning is given another chance where it has been in vain: more of them each time, and at once
-the most where other work keeps the CPU."""
+"""Waits, after which spinning is given another chance where it has been in vain: twice as many each time, eight times
+as many where other work keeps the CPU."""
 
 _LOOKS = range(20)
 """Before the first turn of others: 3 us, in which ranks with a CPU each mostly come."""
@@ -49,12 +49,12 @@ class Spinner:
             if now >= until:
                 self._was_in_vain(self._longest_s / 2)
                 if is_try:
-                    self._try_again_after(min(2 * self._pause, _TRY_AGAIN_AT_LAST))
+                    self._try_again_after(2 * self._pause)
                 return False
             let_others_run()
             if perf_counter() - now > _TURN_S:
                 self._was_in_vain(0)
-                self._try_again_after(_TRY_AGAIN_AT_LAST)
+                self._try_again_after(8 * self._pause)
                 return bool(try_wait(token) == 0)
         self._longest_s = _LONGEST_S
         self._try_again_after(_TRY_AGAIN_AFTER)
@@ -64,5 +64,5 @@ class Spinner:
         self._longest_s = longest_s if longest_s >= _SHORTEST_S else 0
 
     def _try_again_after(self, num_waits: int) -> None:
-        self._pause = num_waits
-        self._next_try = self._num_waits + num_waits
+        self._pause = min(num_waits, _TRY_AGAIN_AT_LAST)
+        self._next_try = self._num_waits + self._pause
