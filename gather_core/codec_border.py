@@ -9,6 +9,8 @@ from gather_core.errors import DecodeError, EncodeError, LimitError, summarize
 _HOLD_OFF_FROM_NBYTES = 32 * 1024
 """Smaller objects are built before the garbage collector has run more than a few times."""
 _HEAD_AND_TABLE = 2
+_MOST_HELD = 8
+"""What a part of an object may hold of the memory of all of it, in times of its own length."""
 
 
 class CodecBorder:
@@ -78,10 +80,10 @@ def _as_bytes(frame: object) -> memoryview:
     return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
 
 
-def give_largest(frames: Sequence[memoryview]) -> list[memoryview]:
-    """Leaves a frame of writable memory to the object where it is most of it, and so no reason to copy it.
+def give_large(frames: Sequence[memoryview]) -> list[memoryview]:
+    """Leaves the frames of writable memory to the object that are a good part of it, and so no reason to copy them.
 
     Smaller ones are made read-only, and so copied: else a small array that the user keeps would hold all of it.
     """
     total = sum(map(len, frames))
-    return [frame if 2 * len(frame) > total else frame.toreadonly() for frame in frames]
+    return [frame if _MOST_HELD * len(frame) >= total else frame.toreadonly() for frame in frames]

@@ -7,7 +7,7 @@ from typing import Any
 from gather_core.blocks import result_buffer
 from gather_core.call import PLAIN, Call, Received, op_code
 from gather_core.codec import DecodeOptions, Frames, own
-from gather_core.codec_border import CodecBorder, give_largest
+from gather_core.codec_border import CodecBorder, give_large
 from gather_core.deadline import Deadline, seconds
 from gather_core.errors import DecodeError, LimitError, ProtocolError, RankFailedError
 from gather_core.lazy import LazyObjects
@@ -234,7 +234,7 @@ class Rounds:
             frames = read_frames(payload, header, terms.limits, frames_checked=covered)
         except (ProtocolError, LimitError) as exc:
             raise ProtocolError(f"payload of rank {rank}: {exc}") from exc
-        return frames if payload.readonly else give_largest(frames)
+        return frames if payload.readonly else give_large(frames)
 
     def _finished(self, call: Call, received: Received) -> Any:
         if call.manner.taken is not None:

@@ -135,6 +135,24 @@ class ReusesOneBuffer(StoreTransport):
         return [slot[:length].toreadonly() for slot, length in zip(slots, lengths, strict=True)]
 
 
+class GivesWhatItUsesAgain(StoreTransport):
+    """Of the memory that it gives, it has two pieces per rank."""
+
+    def open(self, context: GroupContext, slot_nbytes: int, *, timeout_s: float) -> None:
+        self._given = [[aligned_buffer(slot_nbytes) for _ in context.ranks] for _ in range(2)]
+        super().open(context, slot_nbytes, timeout_s=timeout_s)
+
+    def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
+        views = super().all_gather_slots(nbytes, timeout_s=timeout_s)
+        if not self.may_give:
+            return views
+        self._given.reverse()
+        given = [memory[: len(view)] for memory, view in zip(self._given[0], views, strict=True)]
+        for memory, view in zip(given, views, strict=True):
+            memory[:] = view
+        return given
+
+
 class WritesBeyondInto(StoreTransport):
     def all_gather_exact(
         self, parts: Any, nbytes_per_rank: Any, *, into: Sequence[memoryview], timeout_s: float

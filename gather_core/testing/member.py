@@ -76,25 +76,28 @@ class Member:
         if thread is not threading.main_thread():
             thread.name = f"rank {self.rank}, in {doing!r}"
 
-    def prepare(self) -> tuple[Transport, GroupContext, KeyLedger]:
+    def prepare(self, *, may_give: bool = False) -> tuple[Transport, GroupContext, KeyLedger]:
         """Makes a transport, and returns it with the context that a Gatherer would open it with."""
         self._num_opened += 1
         transport = self._make_transport()
         transport.taken = True
         transport.check_interrupt = self.check
+        transport.may_give = may_give
         self._transports.append(transport)
         scope = f"{self.context.name}/contract/{self._run}/{self._num_opened}"
         store = KeyLedger(f"opened/{self._num_opened}", self._store)
         hosts = self.context.hosts or (0,) * self.world_size
         return transport, replace(self.context, store=store, scope=scope, hosts=hosts), store
 
-    def open(self, slot_nbytes: int = SLOT_NBYTES) -> Transport:
+    def open(self, slot_nbytes: int = SLOT_NBYTES, *, may_give: bool = False) -> Transport:
         """(all ranks) Opens another transport."""
-        return self.open_with_ledger(slot_nbytes)[0]
+        return self.open_with_ledger(slot_nbytes, may_give=may_give)[0]
 
-    def open_with_ledger(self, slot_nbytes: int = SLOT_NBYTES) -> tuple[Transport, KeyLedger]:
+    def open_with_ledger(
+        self, slot_nbytes: int = SLOT_NBYTES, *, may_give: bool = False
+    ) -> tuple[Transport, KeyLedger]:
         """(all ranks) Opens another transport, and tidies up what opening has written, as a Gatherer does."""
-        transport, context, store = self.prepare()
+        transport, context, store = self.prepare(may_give=may_give)
         self.step("open")
         transport.open(context, slot_nbytes, timeout_s=TIMEOUT_S)
         self.barrier()

@@ -25,6 +25,7 @@ from gather_core.testing.transport_suite import (
 from gather_core.transport import Transport
 
 _LARGE_NBYTES = 1 << 20
+_GIVEN_NBYTES = 3 << 20
 _LINGER_S = 0.05
 """How long a borrowed view is watched while others are in their next call, in seconds."""
 
@@ -85,6 +86,31 @@ class ExchangeClauses(TransportSuite):
                 transport.all_gather_slots(SLOT_NBYTES, timeout_s=TIMEOUT_S)
 
         self.run(world_size, body)
+
+    def test_writable_views_are_the_callers_for_good(self) -> None:
+        """With `may_give`, what is returned may be kept and written into, whatever the ranks do since."""
+
+        def body(member: Member) -> None:
+            transport = member.open(may_give=True)
+            nbytes = min(transport.round_1_nbytes, _GIVEN_NBYTES)
+            kept: list[tuple[memoryview, bytes, str]] = []
+            for number, verb in enumerate(4 * ("all_gather_slots", "all_gather_exact")):
+                contents = [payload((number, rank), nbytes) for rank in range(member.world_size)]
+                views = _gather(transport, contents, verb)
+                given = [(view, content) for view, content in zip(views, contents, strict=True) if not view.readonly]
+                for rank, (view, content) in enumerate(given):
+                    changed = b"\xc3" * 8 + content[8:]
+                    view[:8] = changed[:8]
+                    kept.append((view, changed, f"what rank {rank} gave with {verb} in exchange {number}"))
+                del views, given
+                for view, content, what in kept:
+                    assert bytes(view[: len(content)]) == content, (
+                        f"{what} has changed: it was writable, so the caller's"
+                    )
+                if number % 3 == 2:
+                    del kept[::2]
+
+        self.run(self._largest(), body)
 
     def test_a_slot_is_writable_aligned_and_as_long_as_asked(self) -> None:
         """For every length up to the slot's, and for more where there is memory."""

@@ -12,7 +12,7 @@ import torch
 
 from every_codec import EVERY, MSGPACK, STRUCTURED
 from gather_core.codec import Codec
-from gather_core.codec_border import give_largest
+from gather_core.codec_border import give_large
 from gather_core.memory import aligned_buffer
 from gather_core.registry import get_codec
 from gather_core.testing.codec_frames import Landed, as_views
@@ -95,7 +95,7 @@ def test_small_parts_of_a_payload_do_not_keep_all_of_it(spec: str) -> None:
         memory += bytes(-len(memory) % 64)
         starts.append((len(memory), len(frame)))
         memory += frame
-    frames = give_largest([memoryview(memory)[start : start + nbytes] for start, nbytes in starts])
+    frames = give_large([memoryview(memory)[start : start + nbytes] for start, nbytes in starts])
     back: Any = codec.decode(frames)
     small = back[:3]
     del back, frames

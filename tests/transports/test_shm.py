@@ -157,7 +157,7 @@ def test_a_farewell_is_not_lost_with_a_rank_that_dies_while_it_reads_it() -> Non
         create_control(fd, 3)
         ranks = [ControlBlock(fd, rank, 3) for rank in range(3)]
     ranks[1].say_farewell(Leave.ABORTED, "out of paper")
-    taken = semaphores.try_wait(semaphores.semaphore_at(ranks[2]._memory, 1024))
+    taken = semaphores.try_wait(semaphores.semaphore_at(ranks[2].memory, 1024))
     assert taken == 0, "rank 2 has taken the token, and dies here"
     assert ranks[0].farewell(1) == (Leave.ABORTED, "out of paper")
 
@@ -346,7 +346,7 @@ def test_an_abort_beside_a_close_raises_nothing() -> None:
 
 
 def test_the_layout_of_semaphores_is_compared() -> None:
-    assert ShmTransport().fingerprint().startswith("shm, layout 2, ")
+    assert ShmTransport().fingerprint().startswith("shm, layout 3, ")
     assert ShmTransport().fingerprint().endswith(" bits")
 
 

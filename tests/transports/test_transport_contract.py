@@ -20,6 +20,7 @@ NUM_WORKERS = 32
 SLOTS = "test_every_slot_reaches_every_rank_in_rank_order_round_after_round"
 VIEWS = "test_views_of_slots_are_read_only_and_aligned"
 BORROWED = "test_borrowed_views_stay_intact_while_others_are_in_their_next_call"
+GIVEN = "test_writable_views_are_the_callers_for_good"
 SLOT = "test_a_slot_is_writable_aligned_and_as_long_as_asked"
 ROUND_1 = "test_round_1_carries_what_it_promises"
 EXACT = "test_payloads_of_any_size_reach_every_rank_exactly"
@@ -50,7 +51,7 @@ ALONE = {LEFT, UNAVAILABLE}
 """Tests that look at the whole process, and so run when nothing else does."""
 EXACTLY = {EXACT, ROUTED, MEMORY, SCRIPT, CROSSING}
 """Tests of round 2."""
-BYTES = EXACTLY | {SLOTS, BORROWED, ROUND_1, LATE, STORE, CLOSE_AT_ONCE, GATHERER, ENCODE}
+BYTES = EXACTLY | {SLOTS, BORROWED, GIVEN, ROUND_1, LATE, STORE, CLOSE_AT_ONCE, GATHERER, ENCODE}
 """Tests that wrong bytes can fail."""
 WAITS = {TIMEOUT, AFTERWARDS, INTERRUPT, ABORT_PEERS, ABORT_OWN, OPEN}
 """Tests that a failing wait can fail."""
@@ -76,14 +77,15 @@ FAULTS = [
     Fault(broken.ForgetsTheLastRank, SLOTS, "1 views for 2 ranks", BYTES | {VIEWS}),
     Fault(broken.RoundsSizesDown, SLOTS, r"what rank \d sent arrives with 64 of its 100 bytes", BYTES),
     Fault(broken.TakesSlotsForText, SLOTS, r"what rank \d sent arrives with 0 of its \d+ bytes", BYTES),
-    Fault(broken.TruncatesLongSlots, ROUND_1, "to carry 4096 bytes, but .* arrives with 1024", {CLOSE_AT_ONCE}),
-    Fault(broken.PromisesOtherSizesPerRank, ROUND_1, r"differs between ranks: \[1024, 1088\]", {CLOSE_AT_ONCE}),
+    Fault(broken.TruncatesLongSlots, ROUND_1, "to carry 4096 bytes, but .* arrives with 1024", {CLOSE_AT_ONCE, GIVEN}),
+    Fault(broken.PromisesOtherSizesPerRank, ROUND_1, r"differs between ranks: \[1024, 1088\]", {CLOSE_AT_ONCE, GIVEN}),
     Fault(broken.LendsWritableViews, VIEWS, "is writable: return view.toreadonly"),
     Fault(broken.LendsUnalignedViews, VIEWS, "is not aligned to 64 bytes"),
     Fault(broken.LendsAnUnalignedSlot, SLOT, r"slot\(1\) is not aligned to 64 bytes"),
     Fault(broken.LendsTooShortASlot, SLOT, r"slot\(1\) has 0 bytes", BYTES | WAITS | {VIEWS, LEFT}),
     Fault(broken.NeedsRoomBesideTheSlot, SLOT, r"slot\(1023\) must never fail: slot_nbytes is 1024", BYTES | {VIEWS}),
     Fault(broken.ReusesOneBuffer, BORROWED, "rank|changed", BYTES),
+    Fault(broken.GivesWhatItUsesAgain, GIVEN, r"what rank \d gave with all_gather_slots in exchange \d+ has changed"),
     Fault(broken.WritesBeyondInto, MEMORY, r"all_gather_exact of .* wrote beyond into\[0\]"),
     Fault(broken.ClearsThePartsItHasSent, MEMORY, "all_gather_exact of .* changed the parts"),
     Fault(broken.ReturnsWritableMemoryOfItsOwn, MEMORY, r"rank 0 is neither into\[0\] nor read-only"),

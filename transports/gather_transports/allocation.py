@@ -12,7 +12,6 @@ from gather_transports.shared_file import punch_hole
 
 _log = logging.getLogger("gather_core")
 
-_LARGEST_NBYTES = 1 << 42
 _STEP_NBYTES = 16 << 20
 """Some milliseconds' worth."""
 _LOOK_FROM_NBYTES = 1 << 20
@@ -44,8 +43,6 @@ class Allocator:
             TransportError: The file has been closed by another thread.
             BaseException: What `check_interrupt` raises, or a signal's handler.
         """
-        if nbytes > _LARGEST_NBYTES:
-            raise OSError(errno.ENOSPC, f"{nbytes} more are needed, {_LARGEST_NBYTES} are the most")
         try:
             for done in range(0, nbytes, _STEP_NBYTES):
                 if done:

@@ -141,6 +141,9 @@ class HierarchicalTransport(Transport):
         here = self._map.here
         inside = context_among(context, f"host-{self._map.host}", here, (0,) * len(here))
         nbytes = max(_PREFIX_NBYTES + self._slot_nbytes, LONGEST_FAILURE_NBYTES)
+        self._inner.may_give = (
+            self.may_give and self._map.num_hosts == 1
+        )  # else a part would hold all that was published
         self._open(self._inner, inside, nbytes, deadline)
 
     def _open(self, part: Transport, context: GroupContext, slot_nbytes: int, deadline: Deadline) -> None:

@@ -25,7 +25,7 @@ _KEEP_NBYTES = 32 << 20
 _NOT_OPEN = "the transport is not open"
 _CLOSED = "the transport is closed"
 _FAILED = "an earlier exchange failed"
-_LAYOUT = 2
+_LAYOUT = 3
 """Raised with any change of what lies where in shared memory."""
 
 
@@ -35,8 +35,8 @@ class ShmTransport(Transport):
     Args:
         folder: Where the memory comes from: a folder of a tmpfs such as /dev/shm, whose size then bounds it, or "":
             the host's (or the control group's) memory.
-        keep_nbytes: What a rank keeps for payloads beyond its slot once smaller ones come, in bytes, twice: for even
-            and for odd exchanges.
+        keep_nbytes: What a rank keeps for payloads beyond its slot once smaller ones come, in bytes, twice: for one
+            that peers read, and for the next.
     """
 
     name = "shm"
@@ -85,7 +85,13 @@ class ShmTransport(Transport):
         _open_here.add(self)
         try:
             self._group = ShmGroup(
-                context, slot_nbytes, self._folder, self._keep_nbytes, timeout_s, lambda: self.check_interrupt()
+                context,
+                slot_nbytes,
+                self._folder,
+                self._keep_nbytes,
+                self.may_give,
+                timeout_s,
+                lambda: self.check_interrupt(),
             )
         except TransportError:  # a timeout of ours is an OSError too
             raise
@@ -106,12 +112,12 @@ class ShmTransport(Transport):
         if self._refused or group is None:
             raise TransportError(self._refused or _CLOSED)
         if nbytes > self._slot_nbytes:
-            view = group.own.large_slot(self._turn, nbytes)
+            view = group.own.large_slot(nbytes)
             self._is_large = True
             return view
         self._is_large = False
-        if group.own.num_oversized:
-            group.own.rest(self._turn)
+        if group.own.is_oversized:
+            group.own.rest()
         return group.own.slots[self._turn]
 
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
@@ -121,9 +127,13 @@ class ShmTransport(Transport):
         self._refused = _FAILED  # unless it gets to the end
         turn = self._turn
         extents = group.extents[turn]
-        large_nbytes = nbytes if self._is_large else 0
-        if extents[self._rank] != large_nbytes:
-            extents[self._rank] = large_nbytes
+        if group.owed:
+            group.end_loans()
+        if self._is_large:
+            extents[self._rank] = group.own.hand_over(nbytes).pack()
+        elif extents[self._rank] or group.own.being_read is not None:
+            extents[self._rank] = 0
+            group.own.hand_over_slot()
         for token in group.given:
             post(token)
         for token in group.wait.tokens:
@@ -167,6 +177,7 @@ class ShmTransport(Transport):
         group, self._group = self._group, None
         self._refused = _CLOSED
         if group is not None:
+            group.own.give_up()
             group.close()
 
     def _leave(self, kind: Leave, text: str) -> None:

@@ -5,14 +5,16 @@ Layout, each item at a multiple of 64 bytes:
 | what | per | written by |
 |---|---|---|
 | farewell: a semaphore, then why the rank has left | rank | that rank, once |
-| extents: bytes of a payload that is not in the rank's slot but in its area, else 0; u64 | turn, rank | that rank |
+| extents: where a payload is that is not in the rank's slot, else 0; u64, see `Extent` | turn, rank | that rank |
 | tokens: a semaphore | writer, reader | the writer gives, the reader takes |
+| tokens of loans: a semaphore | writer, area | the readers give, the writer takes |
 
 There is nothing here that counts, so nothing that could wrap: a token is one exchange.
 """
 
 import os
 from enum import IntEnum
+from typing import NamedTuple
 
 from gather_core.errors import printable
 from gather_core.memory import align
@@ -26,6 +28,8 @@ from gather_transports.semaphores import (
 )
 from gather_transports.shared_mapping import map_file
 
+NUM_AREAS = 12
+"""Places for payloads beyond a rank's slot: two for those that peers copy, and ten for loans."""
 _LINE_NBYTES = 1024
 _KIND_AT = SEMAPHORE_NBYTES
 _TEXT_AT = SEMAPHORE_NBYTES + 8
@@ -38,9 +42,27 @@ class Leave(IntEnum):
     CLOSED = 2
 
 
+class Extent(NamedTuple):
+    """Where a rank has put a payload that is not in its slot."""
+
+    nbytes: int
+    area: int
+    lent: bool
+    """Every rank may keep it, and gives a token back when it has done with it."""
+
+    def pack(self) -> int:
+        """As one number, which is not 0."""
+        return self.nbytes << 8 | self.area << 1 | self.lent
+
+    @classmethod
+    def unpack(cls, number: int) -> "Extent":
+        """Reads what `pack` has made."""
+        return cls(number >> 8, number >> 1 & 0x7F, bool(number & 1))
+
+
 def control_nbytes(world_size: int) -> int:
     """The size of a group's control block, in bytes."""
-    return _tokens_at(world_size) + world_size * world_size * SEMAPHORE_NBYTES
+    return _loans_at(world_size) + world_size * NUM_AREAS * SEMAPHORE_NBYTES
 
 
 def _extents_at(world_size: int, turn: int) -> int:
@@ -49,6 +71,10 @@ def _extents_at(world_size: int, turn: int) -> int:
 
 def _tokens_at(world_size: int) -> int:
     return _extents_at(world_size, 2)
+
+
+def _loans_at(world_size: int) -> int:
+    return _tokens_at(world_size) + world_size * world_size * SEMAPHORE_NBYTES
 
 
 def create_control(fd: int, world_size: int) -> None:
@@ -71,31 +97,36 @@ class ControlBlock:
 
     def __init__(self, fd: int, rank: int, world_size: int) -> None:
         """Maps it; the descriptor is not needed afterwards."""
-        self._memory = map_file(fd, control_nbytes(world_size), writable=True)
+        self.memory = map_file(fd, control_nbytes(world_size), writable=True)
         self._world_size = world_size
         self._rank = rank
         self._farewells: dict[int, tuple[Leave, str]] = {}
         self.extents = tuple(
-            self._memory[start : start + 8 * world_size].cast("Q")
+            self.memory[start : start + 8 * world_size].cast("Q")
             for start in (_extents_at(world_size, 0), _extents_at(world_size, 1))
         )
         """For even and odd exchanges, one number per rank."""
 
+    def loan_token(self, writer: int, area: int) -> Semaphore:
+        """What each reader gives a writer back that has lent an area."""
+        index = writer * NUM_AREAS + area
+        return semaphore_at(self.memory, _loans_at(self._world_size) + index * SEMAPHORE_NBYTES)
+
     def token(self, writer: int, reader: int) -> Semaphore:
         """What a writer gives a reader once per exchange."""
         index = writer * self._world_size + reader
-        return semaphore_at(self._memory, _tokens_at(self._world_size) + index * SEMAPHORE_NBYTES)
+        return semaphore_at(self.memory, _tokens_at(self._world_size) + index * SEMAPHORE_NBYTES)
 
     def say_farewell(self, kind: Leave, text: str) -> None:
         """Says that this rank has left, and why; only the first time counts, as the others may be reading."""
         start = self._rank * _LINE_NBYTES
-        if self._memory[start + _KIND_AT]:
+        if self.memory[start + _KIND_AT]:
             return
         encoded = text.encode("utf-8", "replace")[: _LINE_NBYTES - _TEXT_AT - 1]
-        self._memory[start + _TEXT_AT : start + _TEXT_AT + len(encoded)] = encoded
-        self._memory[start + _KIND_AT] = kind
+        self.memory[start + _TEXT_AT : start + _TEXT_AT + len(encoded)] = encoded
+        self.memory[start + _KIND_AT] = kind
         for _ in range(self._world_size):
-            post(semaphore_at(self._memory, start))
+            post(semaphore_at(self.memory, start))
 
     def farewell(self, rank: int) -> tuple[Leave, str] | None:
         """Returns how and why a rank has left, or None.
@@ -105,8 +136,8 @@ class ControlBlock:
         """
         if rank not in self._farewells:
             start = rank * _LINE_NBYTES
-            if try_wait(semaphore_at(self._memory, start)) != 0:
+            if try_wait(semaphore_at(self.memory, start)) != 0:
                 return None
-            text = bytes(self._memory[start + _TEXT_AT : start + _LINE_NBYTES]).partition(b"\0")[0]
-            self._farewells[rank] = (Leave(self._memory[start + _KIND_AT]), printable(text.decode("utf-8", "replace")))
+            text = bytes(self.memory[start + _TEXT_AT : start + _LINE_NBYTES]).partition(b"\0")[0]
+            self._farewells[rank] = (Leave(self.memory[start + _KIND_AT]), printable(text.decode("utf-8", "replace")))
         return self._farewells[rank]

@@ -7,8 +7,10 @@ from gather_core.transport import GroupContext
 from gather_transports.allocation import Allocator
 from gather_transports.owned_descriptor import Descriptor
 from gather_transports.process_life import ProcessLife
+from gather_transports.semaphores import Semaphore, post
 from gather_transports.shared_file import FileAddress, address_of, attach_file, create_file
-from gather_transports.shm_control import ControlBlock, Leave, create_control
+from gather_transports.shm_control import NUM_AREAS, ControlBlock, Extent, Leave, create_control
+from gather_transports.shm_loans import Lender
 from gather_transports.shm_region import OwnRegion, PeerRegion
 from gather_transports.shm_rendezvous import Note, exchange_notes, own_note
 from gather_transports.shm_wait import PeerWait
@@ -23,10 +25,11 @@ class ShmGroup:
         slot_nbytes: int,
         folder: str,
         keep_nbytes: int,
+        lends: bool,
         timeout_s: float,
         check_interrupt: Callable[[], None],
     ) -> None:
-        """(all ranks) Connects.
+        """(all ranks) Connects; with `lends`, ranks may keep the large payloads of others.
 
         Raises:
             TransportError: Some rank did not come, or its memory cannot be had; nothing is left behind.
@@ -37,6 +40,8 @@ class ShmGroup:
         self.world_size = context.world_size
         self._files: list[Descriptor] = []
         self._lives: dict[int, ProcessLife] = {}
+        self.owed: list[Semaphore] = []
+        """Tokens of loans that end with the exchange, as they could not be taken over."""
         try:
             file = self._own(create_file(folder))
             self.own = OwnRegion(file, slot_nbytes, keep_nbytes, Allocator(file, context.world_size, check_interrupt))
@@ -45,6 +50,9 @@ class ShmGroup:
             control = self._create_control(folder) if self.rank == 0 else None
             notes = exchange_notes(context, own_note(region, control), timeout_s, check_interrupt)
             self._attach(notes, slot_nbytes)
+            if lends:
+                tokens = [self.control.loan_token(self.rank, area) for area in range(NUM_AREAS)]
+                self.own.lender = Lender(tokens, self.world_size)
         except BaseException:
             self.close()
             vars(self).clear()  # as the traceback holds this object, which would hold the mappings
@@ -91,24 +99,34 @@ class ShmGroup:
         return tuple(own if rank == self.rank else peers[rank].slots[turn] for rank in range(self.world_size))
 
     def large_views(self, turn: int) -> tuple[memoryview, ...]:
-        """As `views`, where some ranks have used their area.
+        """As `views`, where some ranks have used an area; what they have lent is writable, and the caller's to keep.
 
         Raises:
             TransportError: What a peer has put there cannot be mapped.
         """
         views = list(self.views[turn])
-        for rank, nbytes in enumerate(self.extents[turn]):
-            if nbytes:
-                views[rank] = self._large_view(rank, turn, nbytes)
+        for rank, number in enumerate(self.extents[turn]):
+            if number:
+                views[rank] = self._large_view(rank, Extent.unpack(number))
         return tuple(views)
 
-    def _large_view(self, rank: int, turn: int, nbytes: int) -> memoryview:
-        if rank == self.rank:
-            return self.own.written(turn, nbytes)
+    def _large_view(self, rank: int, extent: Extent) -> memoryview:
+        region = self.own if rank == self.rank else self.peers[rank]
+        if extent.lent:
+            token = self.control.loan_token(rank, extent.area)
+            try:
+                return region.borrow(extent, token, self.control.memory)
+            except OSError:  # no address space for a mapping of its own
+                self.owed.append(token)
         try:
-            return self.peers[rank].large_slot(turn, nbytes)
+            return region.written(extent)
         except OSError as exc:
-            raise TransportError(f"the {nbytes} bytes of rank {rank} cannot be mapped here: {exc}") from exc
+            raise TransportError(f"the {extent.nbytes} bytes of rank {rank} cannot be mapped here: {exc}") from exc
+
+    def end_loans(self) -> None:
+        """Gives back what was lent for this exchange but could not be taken over: nobody reads it any more."""
+        while self.owed:
+            post(self.owed.pop())
 
     def leave(self, kind: Leave, text: str) -> None:
         """Tells the peers; from any thread."""

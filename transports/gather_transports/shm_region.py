@@ -1,24 +1,36 @@
-"""One rank's memory: two slots, and behind each an area for larger payloads. Its rank writes it, all others read it.
+"""One rank's memory: two slots, and areas for larger payloads. Its rank writes it, all others read it.
 
-The file has holes: each area begins at a distance from the slots that no payload bridges, so that it can grow where it
-is. What is used of it is allocated first, so that a full file system is an error here and not a SIGBUS; what is no
-longer used is given back by punching a hole. The file is never truncated, nor a mapping resized: a growing area gets a
-second, longer mapping, and the first ends with its last view.
+The file has holes: each area begins at a distance from the one before that no payload bridges, so that it can grow
+where it is. What is used of it is allocated first, so that a full file system is an error here and not a SIGBUS; what
+is no longer used is given back by punching a hole. The file is never truncated, nor a mapping resized: a growing area
+gets a second, longer mapping, and the first ends with its last view.
+
+Two areas are enough for payloads that peers copy: one is read while the next is written. All others are for loans:
+payloads that peers hand out as they are, for as long as they like (`shm_loans`).
 """
 
+import errno
 import mmap
+import threading
+from collections.abc import Iterator
 
 from gather_core.errors import TransportError
 from gather_core.memory import align
 from gather_transports.allocation import Allocator
 from gather_transports.owned_descriptor import Descriptor
+from gather_transports.semaphores import Semaphore
 from gather_transports.shared_mapping import map_file
+from gather_transports.shm_control import NUM_AREAS, Extent
+from gather_transports.shm_loans import Lender, borrow
 
-_AREA_AT = 1 << 42
-"""More than any payload, in bytes; the file is shorter than 16 TiB, which is as long as ext4 allows."""
+LENT_FROM_NBYTES = 1 << 20
+"""What mapping a loan and its pages costs is more than copying less than this, or hardly less."""
+_AREA_AT = 1 << 40
+"""The longest payload, in bytes; the file is shorter than 16 TiB, which is as long as ext4 allows."""
+_NEVER_LENT = 2
 _STEPS_PER_DOUBLING = 8
-_SHRINK_AFTER = 8
-"""Small payloads in a row, per slot: a job that alternates between sizes should not allocate anew each time."""
+_SHRINK_AFTER = 16
+"""Small payloads in a row: a job that alternates between sizes should not allocate anew each time."""
 
 
 def _slots_nbytes(slot_nbytes: int) -> int:
@@ -38,9 +50,11 @@ def _area_nbytes(nbytes: int) -> int:
 class _Area:
     """What of an area is mapped here; its address in the file never changes."""
 
-    def __init__(self, file: Descriptor, turn: int, *, writable: bool) -> None:
-        self.start = (1 + turn) * _AREA_AT
+    def __init__(self, file: Descriptor, number: int, *, writable: bool) -> None:
+        self.number = number
+        self.start = (1 + number) * _AREA_AT
         self.view = memoryview(b"")
+        self.allocated_nbytes = 0
         self._file = file
         self._writable = writable
 
@@ -48,6 +62,11 @@ class _Area:
         """Makes `view` that long; what was mapped before is unmapped once nobody has views of it."""
         with self._file as fd:
             self.view = map_file(fd, nbytes, self.start, writable=self._writable)
+
+    def borrow(self, nbytes: int, token: Semaphore, control: memoryview) -> memoryview:
+        """Returns what its rank has lent; see `shm_loans.borrow`."""
+        with self._file as fd:
+            return borrow(fd, nbytes, self.start, token, control)
 
 
 def _map_slots(file: Descriptor, slot_nbytes: int, *, writable: bool) -> tuple[memoryview, memoryview]:
@@ -62,7 +81,7 @@ class OwnRegion:
     Args:
         file: An empty file, which stays the caller's to close.
         slot_nbytes: Size of a slot, a multiple of 64.
-        keep_nbytes: What an area keeps once smaller payloads come.
+        keep_nbytes: What an area keeps once smaller payloads come, and half of what all of them keep.
         allocator: Of that file.
 
     Raises:
@@ -74,53 +93,111 @@ class OwnRegion:
     def __init__(self, file: Descriptor, slot_nbytes: int, keep_nbytes: int, allocator: Allocator) -> None:
         self._allocator = allocator
         self._keep_nbytes = _area_nbytes(keep_nbytes) if keep_nbytes else 0
+        self._makes_holes = True
         allocator.allocate(0, _slots_nbytes(slot_nbytes))
         self.slots = _map_slots(file, slot_nbytes, writable=True)
         """For even and odd exchanges."""
-        self.num_oversized = 0
-        """How many areas hold more than is to be kept: where it is not 0, `rest` wants to hear of small payloads."""
-        self._areas = (_Area(file, 0, writable=True), _Area(file, 1, writable=True))
-        self._allocated = [0, 0]
-        self._num_small = [0, 0]
+        self.is_oversized = False
+        """Whether areas hold more than is to be kept: then `rest` wants to hear of small payloads."""
+        self.lender: Lender | None = None
+        """Where there is one, large payloads are lent."""
+        self._areas = [_Area(file, number, writable=True) for number in range(NUM_AREAS)]
+        self._next = self._areas[0]
+        """Where the next payload goes."""
+        self.being_read: _Area | None = None
+        """What peers may still read of the last exchange, and nobody has borrowed."""
+        self._was_read: _Area | None = None
+        """As `being_read`, of the exchange before: peers that are behind may read it until the last one has ended."""
+        self._num_small = 0
+        self._lock = threading.Lock()
+        self._is_given_up = False
 
-    def large_slot(self, turn: int, nbytes: int) -> memoryview:
-        """Returns at least `nbytes` of memory, in place of the slot of even or odd exchanges.
+    def large_slot(self, nbytes: int) -> memoryview:
+        """Returns at least `nbytes` of memory, in place of a slot.
 
         Raises:
             MemoryError: There is not that much, or no address space; the region is as it was.
             TransportError, BaseException: As the constructor; the region is as it was.
         """
-        if nbytes > self._allocated[turn]:
-            try:
-                self._grow(turn, _area_nbytes(nbytes))
-            except TransportError:  # a timeout of ours is an OSError too
-                raise
-            except OSError as exc:
-                raise MemoryError(f"no {nbytes} bytes of shared memory: {exc.strerror or exc}") from exc
-        if nbytes > self._keep_nbytes:
-            self._num_small[turn] = 0
-        else:
-            self.rest(turn)
-        return self._areas[turn].view[: align(nbytes)]
+        with self._lock:
+            if self._is_given_up:
+                raise TransportError("the transport is closed")
+            if nbytes > self._keep_nbytes:
+                self._num_small = 0
+            else:
+                self.rest()
+            area = self._free_area(nbytes)
+            if nbytes > area.allocated_nbytes:
+                try:
+                    self._grow(area, _area_nbytes(nbytes))
+                except TransportError:  # a timeout of ours is an OSError too
+                    raise
+                except OSError as exc:
+                    raise MemoryError(f"no {nbytes} bytes of shared memory: {exc.strerror or exc}") from exc
+            self._next = area
+            return area.view[: align(nbytes)]
 
-    def written(self, turn: int, nbytes: int) -> memoryview:
-        """Returns what this rank has put into that area, read-only."""
-        return self._areas[turn].view[:nbytes].toreadonly()
+    def hand_over(self, nbytes: int) -> Extent:
+        """Says where the payload is that has been written into `large_slot`: from here on, peers read it."""
+        area, lender = self._next, self.lender
+        lent = lender is not None and nbytes >= LENT_FROM_NBYTES and self._num_free() > _NEVER_LENT
+        if lent:
+            assert lender is not None
+            lender.lend(area.number)
+        self._was_read, self.being_read = self.being_read, None if lent else area
+        return Extent(nbytes, area.number, lent)
 
-    def rest(self, turn: int) -> None:
-        """Hears of a payload that needs no more than what is kept; gives memory back after some of them.
+    def hand_over_slot(self) -> None:
+        """Hears that what peers read from here on is in a slot."""
+        self._was_read, self.being_read = self.being_read, None
 
-        To be called when no rank reads that slot any more.
-        """
-        if self._allocated[turn] <= self._keep_nbytes:
+    def give_up(self) -> None:
+        """Gives back what nobody reads, as loans keep the file and all that is in it. From any thread, never waits."""
+        if not self._lock.acquire(blocking=False):
+            return  # another thread looks for an area, or lets it grow
+        try:
+            self._is_given_up = True
+            in_use = (self._next, self.being_read, self._was_read)
+            for area in self._areas:
+                if area.allocated_nbytes and area not in in_use and self._is_free(area):
+                    self._give_back(area, 0)
+        finally:
+            self._lock.release()
+
+    def written(self, extent: Extent) -> memoryview:
+        """Returns what this rank has handed over, read-only."""
+        return self._areas[extent.area].view[: extent.nbytes].toreadonly()
+
+    def borrow(self, extent: Extent, token: Semaphore, control: memoryview) -> memoryview:
+        """Returns what this rank has lent, as its peers do."""
+        return self._areas[extent.area].borrow(extent.nbytes, token, control)
+
+    def rest(self) -> None:
+        """Hears of a payload that needs no more than what is kept; gives memory back after some of them."""
+        if not self.is_oversized:
             return
-        self._num_small[turn] += 1
-        if self._num_small[turn] >= _SHRINK_AFTER:
-            self._shrink(turn)
+        self._num_small += 1
+        if self._num_small >= _SHRINK_AFTER:
+            self._num_small = 0
+            self._shrink()
 
-    def _grow(self, turn: int, nbytes: int) -> None:
-        area, allocated = self._areas[turn], self._allocated[turn]
-        start, more_nbytes = area.start + allocated, nbytes - allocated
+    def _is_free(self, area: _Area) -> bool:
+        return self.lender is None or not self.lender.is_lent(area.number)
+
+    def _num_free(self) -> int:
+        return sum(map(self._is_free, self._areas))
+
+    def _free_area(self, nbytes: int) -> _Area:
+        """The smallest that is long enough, else the one that lacks the least."""
+        free = [area for area in self._areas if area is not self.being_read and self._is_free(area)]
+        lengths = [area.allocated_nbytes for area in free]
+        enough = [length for length in lengths if length >= nbytes]
+        return free[lengths.index(min(enough) if enough else max(lengths))]
+
+    def _grow(self, area: _Area, nbytes: int) -> None:
+        if nbytes > _AREA_AT:
+            raise OSError(errno.ENOSPC, f"{_AREA_AT} are the most")
+        start, more_nbytes = area.start + area.allocated_nbytes, nbytes - area.allocated_nbytes
         self._allocator.allocate(start, more_nbytes)
         try:
             if nbytes > len(area.view):
@@ -128,20 +205,33 @@ class OwnRegion:
         except BaseException:
             self._allocator.give_back(start, more_nbytes)
             raise
-        self._allocated[turn] = nbytes
-        self._num_small[turn] = 0
-        self._count_oversized()
+        area.allocated_nbytes = nbytes
+        self._num_small = 0
+        self._look_whether_oversized()
 
-    def _shrink(self, turn: int) -> None:
-        keep, allocated = self._keep_nbytes, self._allocated[turn]
-        if self._allocator.give_back(self._areas[turn].start + keep, allocated - keep):
-            self._allocated[turn] = keep
-        else:
-            self._keep_nbytes = _AREA_AT  # trying again would fail again
-        self._count_oversized()
+    def _kept(self) -> Iterator[tuple[_Area, int]]:
+        """What each area is to keep."""
+        left = 2 * self._keep_nbytes
+        for area in self._areas:
+            keep = min(area.allocated_nbytes, self._keep_nbytes, left)
+            left -= keep
+            yield area, keep
 
-    def _count_oversized(self) -> None:
-        self.num_oversized = sum(nbytes > self._keep_nbytes for nbytes in self._allocated)
+    def _shrink(self) -> None:
+        for area, keep in list(self._kept()):
+            if area.allocated_nbytes > keep and area is not self.being_read and self._is_free(area):
+                self._give_back(area, keep)
+        self._look_whether_oversized()
+
+    def _give_back(self, area: _Area, keep: int) -> None:
+        if not self._makes_holes:
+            return
+        self._makes_holes = self._allocator.give_back(area.start + keep, area.allocated_nbytes - keep)
+        if self._makes_holes:
+            area.allocated_nbytes = keep
+
+    def _look_whether_oversized(self) -> None:
+        self.is_oversized = self._makes_holes and any(area.allocated_nbytes > keep for area, keep in self._kept())
 
 
 class PeerRegion:
@@ -157,16 +247,20 @@ class PeerRegion:
 
     def __init__(self, file: Descriptor, slot_nbytes: int) -> None:
         self.slots = _map_slots(file, slot_nbytes, writable=False)
-        self._areas = (_Area(file, 0, writable=False), _Area(file, 1, writable=False))
+        self._areas = [_Area(file, number, writable=False) for number in range(NUM_AREAS)]
 
-    def large_slot(self, turn: int, nbytes: int) -> memoryview:
-        """Returns the payload of an even or odd exchange that its rank has put into the area.
+    def written(self, extent: Extent) -> memoryview:
+        """Returns what its rank has handed over.
 
         Raises:
             OSError: The file is shorter, or no address space.
             TransportError: The file has been closed by another thread.
         """
-        area = self._areas[turn]
-        if nbytes > len(area.view):
-            area.map(_area_nbytes(nbytes))
-        return area.view[:nbytes]
+        area = self._areas[extent.area]
+        if extent.nbytes > len(area.view):
+            area.map(_area_nbytes(extent.nbytes))
+        return area.view[: extent.nbytes]
+
+    def borrow(self, extent: Extent, token: Semaphore, control: memoryview) -> memoryview:
+        """Returns what its rank has lent: writable, and the caller's; see `shm_loans.borrow`."""
+        return self._areas[extent.area].borrow(extent.nbytes, token, control)
