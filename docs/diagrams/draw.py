@@ -109,7 +109,7 @@ def memory() -> str:
         ("your object", "yours; do not change it before the call returns", "plain"),
         ("frames", "views of the object where it is large: no copy", ""),
         ("this rank's slot", "the transport's; filled in place, used again by every call", "accent"),
-        ("views of all slots", "borrowed: until the next call on the transport", "accent"),
+        ("views of all slots", "borrowed: until the next call, or lent by shm for as long as you like", "accent"),
         ("memory of results", "the operation's own; round 2 receives right into it", ""),
         ("decoded objects", "yours: not used again as long as you hold them", "plain"),
     )

@@ -6,6 +6,7 @@ from statistics import median
 
 from gather_bench.bench.results import Environment, Report, Row
 from gather_bench.model.work import Job, Work, all_gather_list, work_of
+from gather_transports.shm_region import LENT_FROM_NBYTES
 
 SEED = "all_gather_list"
 _EVEN = 0.9
@@ -57,10 +58,15 @@ def points_of(reports: Iterable[Report]) -> list[Measured]:
 
 
 def _way(row: Row) -> Way | None:
-    """None too for `shm+gloo` on one host: it is `shm` there, or GATHER_HOST_ID makes more of it than the row says."""
+    """None too for `shm+gloo` on one host: it is `shm` there, or GATHER_HOST_ID makes more of it than the row says.
+
+    And for what `shm` lends: what that costs is up to who reads it.
+    """
     if row.way == SEED:
         return Way(SEED, "gloo")
     transport = row.transport_used
+    if transport == "shm" and (row.encoded_nbytes or 0) >= LENT_FROM_NBYTES:
+        return None
     if row.codec is None or transport is None or (transport == "shm+gloo" and row.hosts == 1):
         return None
     if work_of(transport) is None:
