@@ -3,21 +3,25 @@
 import ctypes
 import gc
 import os
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from environment import variables
 from faults.traces import Traces
 from gather_core import Gatherer, SetupError, TransportError, drop_free_blocks
 from gather_core.host_identity import HOST_ID
 from rank_worker import reached
-from soak.operations import is_same, operations
+from soak.operations import Operation, is_same, operations
 from soak.script import Episode
 
 GO = "go"
 _LONGER_THAN_THE_TIMEOUT_S = 35.0
 """By how much what was given up may outlast the timeout: a send of Gloo's may not hear that its connection is lost,
 and a rank that dies while others connect to it may be waited for."""
+_NUM_KEPT = 6
+"""Results that are looked at again before they are dropped, whatever has been gathered since."""
 _PAGE_NBYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -59,11 +63,16 @@ def _gather(rank: int, world_size: int, planned: Episode) -> tuple[int, str]:
             key=planned.key,
             timeout_s=planned.timeout_s,
         ) as gatherer:
+            kept: deque[tuple[Operation, Any]] = deque(maxlen=_NUM_KEPT)
             for operation in operations(planned, world_size):
                 found = operation.call(gatherer)
                 if not is_same(found, operation.expected(rank)):
                     raise WrongResultError(f"{operation.name}, number {num_operations} of {planned}")
                 num_operations += 1
+                kept.append((operation, found))
+                earlier, found = kept[0]
+                if not is_same(found, earlier.expected(rank)):
+                    raise WrongResultError(f"{earlier.name} changed by number {num_operations} of {planned}")
     except (TransportError, SetupError) as exc:
         if planned.must_succeed:
             raise

@@ -8,8 +8,9 @@ import errno
 import mmap
 import os
 import weakref
+from collections.abc import MutableMapping
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from gather_transports.c_library import c_function, last_error
 
@@ -90,9 +91,14 @@ def _mapped(fd: int, nbytes: int, offset: int, protection: int, flags: int) -> _
     memory = (ctypes.c_ubyte * nbytes).from_address(address)
     mapping = _Mapping(memory, address, bool(flags & mmap.MAP_SHARED))
     _mappings[id(mapping)] = mapping
-    for key in [key for key, other in list(_mappings.items()) if other() is None]:
-        _mappings.pop(key, None)
+    forget_ended(_mappings)
     return memory
+
+
+def forget_ended(references: MutableMapping[int, Any]) -> None:
+    """Drops weak references to what is there no more; callbacks cannot do it, as they run no Python."""
+    for key in [key for key, reference in list(references.items()) if reference() is None]:
+        references.pop(key, None)
 
 
 def _replace_shared_in_child() -> None:

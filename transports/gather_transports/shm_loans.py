@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from gather_transports.semaphores import Semaphore, post, try_wait
-from gather_transports.shared_mapping import make_private, map_privately
+from gather_transports.shared_mapping import forget_ended, make_private, map_privately
 
 
 class Lender:
@@ -82,8 +82,7 @@ def borrow(fd: int, nbytes: int, offset: int, token: Semaphore, control: memoryv
     array = np.frombuffer(map_privately(fd, nbytes, offset), np.uint8)
     loan = _Loan(array, token, control)
     _loans[id(loan)] = loan
-    for key in [key for key, other in list(_loans.items()) if other() is None]:
-        _loans.pop(key, None)
+    forget_ended(_loans)
     return array.data
 
 

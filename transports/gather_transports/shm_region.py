@@ -139,11 +139,8 @@ class OwnRegion:
 
     def hand_over(self, nbytes: int) -> Extent:
         """Says where the payload is that has been written into `large_slot`: from here on, peers read it."""
-        area, lender = self._next, self.lender
-        lent = lender is not None and nbytes >= LENT_FROM_NBYTES and self._num_free() > _NEVER_LENT
-        if lent:
-            assert lender is not None
-            lender.lend(area.number)
+        area = self._next
+        lent = nbytes >= LENT_FROM_NBYTES and self._lend(area)
         self._was_read, self.being_read = self.being_read, None if lent else area
         return Extent(nbytes, area.number, lent)
 
@@ -181,11 +178,15 @@ class OwnRegion:
             self._num_small = 0
             self._shrink()
 
+    def _lend(self, area: _Area) -> bool:
+        """Lends the area, unless too few are left then; returns whether it has."""
+        if self.lender is None or sum(map(self._is_free, self._areas)) <= _NEVER_LENT:
+            return False
+        self.lender.lend(area.number)
+        return True
+
     def _is_free(self, area: _Area) -> bool:
         return self.lender is None or not self.lender.is_lent(area.number)
-
-    def _num_free(self) -> int:
-        return sum(map(self._is_free, self._areas))
 
     def _free_area(self, nbytes: int) -> _Area:
         """The smallest that is long enough, else the one that lacks the least."""
