@@ -1,8 +1,11 @@
-"""Cases 33-50: descriptors run out, processes fork, threads and groups cross, the store dies, groups are rebuilt."""
+"""Cases 33-53: descriptors run out, processes fork, threads and groups cross, groups are rebuilt, results are kept."""
 
 import os
 import resource
 import threading
+from typing import Any
+
+import numpy as np
 
 from faults.case import MAIN, Case
 from faults.scene import LONG_S, SHORT_S, VICTIM, Scene, until_it_fails
@@ -10,6 +13,8 @@ from faults.traces import Traces
 from gather_core import ClosedError, Gatherer
 
 _NUM_REBUILDS = 20
+_NUM_KEPT = 20
+_LARGE_NBYTES = 2 << 20
 _LATE = ("TransportTimeoutError", "AbortedError")
 
 
@@ -122,6 +127,37 @@ def _far_along(scene: Scene) -> None:
     until_it_fails(gatherer, times=10)
 
 
+def _kept(scene: Scene) -> None:
+    """Results are kept and written to while more come and others go, and one more rank looks at them: a child."""
+    gatherer = scene.ready()
+    scene.fault()
+    kept: list[tuple[int, Any]] = []
+    for number in range(_NUM_KEPT):
+        kept.append((number, gatherer.all_gather(_numbers(scene.rank, number))))
+        kept[-1][1][number % scene.world_size][:] = -number
+        if number % 5 == 4:
+            del kept[::2]
+    forks = scene.transport in ("gloo", "shm", "shm+gloo")
+    child = os.fork() if forks else None
+    if child == 0:
+        os._exit(0 if all(_is_as_kept(scene, *each) for each in kept) else 1)
+    for number in range(8):
+        gatherer.all_gather(_numbers(scene.rank, 1000 + number))
+    assert all(_is_as_kept(scene, *each) for each in kept), "a result has changed"
+    assert child is None or os.waitpid(child, 0)[1] == 0, "a child found another result"
+
+
+def _numbers(rank: int, number: int) -> Any:
+    return np.arange(_LARGE_NBYTES // 8) * (rank + 1) + number
+
+
+def _is_as_kept(scene: Scene, number: int, result: Any) -> bool:
+    changed = number % scene.world_size
+    return all(
+        (array == (-number if rank == changed else _numbers(rank, number))).all() for rank, array in enumerate(result)
+    )
+
+
 CASES = [
     Case(33, "no descriptor is left", _no_descriptors, ("SetupError",), "none", transports=MAIN),
     Case(38, "a fork after the start", _forked, (), "goes on", transports=MAIN),
@@ -137,4 +173,5 @@ CASES = [
     Case(41, "two groups in crossed order", _crossed, _LATE, waits_s=SHORT_S, transports=MAIN, named=()),
     Case(43, "20 new groups after a kill", _rebuilt, (), "none", dies=(1,), waits_s=30.0, transports=MAIN),
     Case(50, "operations around number 2^32", _far_along, (), "goes on", transports=MAIN),
+    Case(53, "results are kept, changed and forked", _kept, (), "goes on"),
 ]

@@ -29,6 +29,7 @@ SLOT = 1024
 
 
 @pytest.mark.parametrize(("num_exchanges", "num_areas"), [(5, 3), (4, 4)])
+@pytest.mark.fault(53)
 def test_nothing_is_written_over_that_somebody_reads_or_has_borrowed(num_exchanges: int, num_areas: int) -> None:
     assert LoanModel(2, num_exchanges, num_areas=num_areas).fault() == ""
 
@@ -265,6 +266,7 @@ def test_nothing_is_left_of_thousands_of_loans(pair: Pair, file: Descriptor) -> 
 
 
 @pytest.mark.parametrize("has_populate", [True, False])
+@pytest.mark.fault(53)
 def test_what_a_fork_would_share_is_copied_and_returned(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, has_populate: bool
 ) -> None:

@@ -36,6 +36,7 @@ def num_free(own: Any) -> int:
     return sum(map(own._is_free, own._areas))
 
 
+@pytest.mark.fault(53)
 def test_results_that_are_kept_and_changed_stay_what_they_are_here(pool: RankPool) -> None:
     """Ranks keep and drop results at their own random; some write into them; each looks at all that it has, always."""
 
@@ -119,6 +120,7 @@ def test_what_comes_is_of_the_same_kind_and_writable(pool: RankPool, make: str) 
     assert [outcome.value for outcome in pool.run(2, body)] == [True, True]
 
 
+@pytest.mark.fault(53)
 def test_children_see_what_was_there_when_they_were_forked(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> int:
         with Gatherer(transport="shm", timeout_s=60) as gatherer:
@@ -152,6 +154,7 @@ def test_children_see_what_was_there_when_they_were_forked(pool: RankPool) -> No
     assert [outcome.value for outcome in pool.run(2, body)] == [0, 0]
 
 
+@pytest.mark.fault(53)
 def test_results_outlive_the_rank_that_sent_them(pool: RankPool) -> None:
     def body(rank: int, world_size: int) -> bool:
         gatherer = Gatherer(transport="shm", timeout_s=60)
