@@ -69,6 +69,7 @@ def all_to_all_by_all_gather(
     totals = [sum(row) for row in nbytes_matrix]
     everything = [aligned_buffer(nbytes) for nbytes in totals]
     parts = [part for parts in parts_per_peer for part in parts]
+    transport.may_give = False  # only a part of it is this rank's
     sent = transport.all_gather_exact(parts, totals, into=everything, timeout_s=timeout_s)
     for payload, stream, row in zip(into, sent, nbytes_matrix, strict=True):
         start = sum(row[:rank])

@@ -9,8 +9,11 @@ from gather_core.errors import DecodeError, EncodeError, LimitError, summarize
 _HOLD_OFF_FROM_NBYTES = 32 * 1024
 """Smaller objects are built before the garbage collector has run more than a few times."""
 _HEAD_AND_TABLE = 2
-_MOST_HELD = 8
-"""What a part of an object may hold of the memory of all of it, in times of its own length."""
+
+MOST_HELD = 2
+"""What part of an object may hold of the memory of all of it, in times of its own length: see `give_large`."""
+MOST_HELD_OF_SLOTS = 8
+"""The same in slots that a transport gives away, as it gives so many at a time and no more."""
 
 
 class CodecBorder:
@@ -80,10 +83,19 @@ def _as_bytes(frame: object) -> memoryview:
     return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
 
 
-def give_large(frames: Sequence[memoryview]) -> list[memoryview]:
+def has_given(frames: Frames, nbytes: int) -> bool:
+    """Whether any but the head of an object of so many bytes is left to it by `give_large`, in memory of a slot."""
+    return any(MOST_HELD_OF_SLOTS * len(frame) >= nbytes for frame in frames[1:])
+
+
+def give_large(frames: Sequence[memoryview], most_held: int) -> list[memoryview]:
     """Leaves the frames of writable memory to the object that are a good part of it, and so no reason to copy them.
 
     Smaller ones are made read-only, and so copied: else a small array that the user keeps would hold all of it.
+
+    Args:
+        frames: All of an object.
+        most_held: What a part may hold of the memory of all frames, in times of its own length.
     """
     total = sum(map(len, frames))
-    return [frame if _MOST_HELD * len(frame) >= total else frame.toreadonly() for frame in frames]
+    return [frame if most_held * len(frame) >= total else frame.toreadonly() for frame in frames]

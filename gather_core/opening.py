@@ -61,7 +61,6 @@ def open_everywhere(
     store = ScratchStore(f"transport/{name}", context.store)
     transport.taken = True
     transport.check_interrupt = ballot.check
-    transport.may_give = settings.key is None  # what is sealed is copied before it is believed
     failure: Exception | None = None
     try:
         try:

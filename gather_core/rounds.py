@@ -7,7 +7,7 @@ from typing import Any
 from gather_core.blocks import result_buffer
 from gather_core.call import PLAIN, Call, Received, op_code
 from gather_core.codec import DecodeOptions, Frames, own
-from gather_core.codec_border import CodecBorder, give_large
+from gather_core.codec_border import MOST_HELD, MOST_HELD_OF_SLOTS, CodecBorder, give_large
 from gather_core.deadline import Deadline, seconds
 from gather_core.errors import DecodeError, LimitError, ProtocolError, RankFailedError
 from gather_core.lazy import LazyObjects
@@ -77,7 +77,10 @@ class Rounds:
                 return [decode(rank, (small[rank],)) for rank in call.wanted]
             received: Received = [(rank, (small[rank],)) for rank in call.wanted]
         else:
-            received = self._judged(call, outgoing, slots, Deadline(timeout_s, started_s))
+            try:
+                received = self._judged(call, outgoing, slots, Deadline(timeout_s, started_s))
+            finally:
+                slots = ()  # which what this rank has failed with refers to, by its frames, and they to that
         if call.manner.form == "parcels":
             received = self._deliver(call, outgoing, received, Deadline(timeout_s, started_s))
         self._enter(call, "decode")
@@ -147,10 +150,14 @@ class Rounds:
         try:
             verdict = judge(slots, outgoing.agreement, self._terms)
         except RankFailedError as exc:
-            raise exc from outgoing.failure
+            # Without the frames of `judge`: they hold views of all slots, and in a cycle with what they raise.
+            raise exc.with_traceback(None) from outgoing.failure
         payloads = self._collect(call, outgoing, slots, verdict, deadline)
         self._count(call, outgoing, verdict)
-        return [(rank, self._frames(rank, payloads[rank], verdict.headers[rank])) for rank in sorted(payloads)]
+        most_held = MOST_HELD if verdict.nbytes_in_round_2 is not None else MOST_HELD_OF_SLOTS
+        return [
+            (rank, self._frames(rank, payloads[rank], verdict.headers[rank], most_held)) for rank in sorted(payloads)
+        ]
 
     def _collect(
         self, call: Call, outgoing: Outgoing, slots: Sequence[memoryview], verdict: Verdict, deadline: Deadline
@@ -226,7 +233,9 @@ class Rounds:
         except ProtocolError as exc:
             raise ProtocolError(f"payload of rank {rank}: {exc}") from None
 
-    def _frames(self, rank: int, payload: memoryview, header: Header) -> Sequence[memoryview]:
+    def _frames(
+        self, rank: int, payload: memoryview, header: Header, most_held: int = MOST_HELD
+    ) -> Sequence[memoryview]:
         """Verifies a payload and cuts it into its frames."""
         terms = self._terms
         covered = header.total_nbytes < terms.covered_below_nbytes
@@ -234,7 +243,7 @@ class Rounds:
             frames = read_frames(payload, header, terms.limits, frames_checked=covered)
         except (ProtocolError, LimitError) as exc:
             raise ProtocolError(f"payload of rank {rank}: {exc}") from exc
-        return frames if payload.readonly else give_large(frames)
+        return frames if payload.readonly else give_large(frames, most_held)
 
     def _finished(self, call: Call, received: Received) -> Any:
         if call.manner.taken is not None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gather_core.codec import Frames
+from gather_core.codec_border import has_given
 from gather_core.errors import SUMMARY_NBYTES, LimitError, shorten, summarize
 from gather_core.memory import align
 from gather_core.slot import (
@@ -85,6 +86,7 @@ class SlotWriter:
         nbytes = payload_nbytes(frames) + self._seal_nbytes
         if nbytes > terms.limits.payload_nbytes:
             raise LimitError(f"{nbytes} bytes are above Limits.payload_nbytes={terms.limits.payload_nbytes}")
+        self._transport.may_give = terms.seal is None and has_given(frames, nbytes)
         is_inline = HEADER_NBYTES + nbytes <= self._inline_up_to
         filled = HEADER_NBYTES + (nbytes if is_inline else 0)
         slot = self._transport.slot(filled)

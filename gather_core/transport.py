@@ -105,7 +105,7 @@ class Transport(ABC):
     `close` may follow. A rank whose verb fails aborts, so that word of a failure goes round from rank to rank.
 
     Views that a verb returns are borrowed until this rank's next call of `slot`, a verb or `close`. Nothing that other
-    ranks do changes them before, nor does `abort`. With `may_give`, those that are writable are the caller's for good.
+    ranks do changes them before, nor does `abort`. Those that are writable, see `may_give`, are the caller's for good.
     """
 
     name: ClassVar[str]
@@ -121,8 +121,9 @@ class Transport(ABC):
     """Set by the Gatherer that opens it, for good."""
 
     may_give: bool = False
-    """Set by the Gatherer before `open`, alike on all ranks: views that `all_gather_slots` and `all_gather_exact`
-    return may be writable memory, and are the caller's to keep then, for as long as anything refers to them."""
+    """Set by the Gatherer before `all_gather_slots` and `all_gather_exact`: what this rank sends may come out of them
+    as writable memory, on any rank, which is the caller's for as long as anything refers to it. It is set where large
+    parts of the payload will be kept, which then need not be copied."""
 
     @classmethod
     def unavailable(cls, context: GroupContext | None) -> str | None:

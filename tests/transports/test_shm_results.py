@@ -1,10 +1,12 @@
 """Results of large gathers over shared memory, which are not copied: whatever is done with them, they are exact."""
 
+import gc
 import os
 import random
 import signal
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 
 from gather_core import Gatherer
 from gather_core.errors import GatherError
+from gather_core.testing.thread_ranks import local_contexts
 from gather_transports import shm_loans, shm_region
 from gather_transports.shm import ShmTransport
 from rank_pool import RankPool, reached
@@ -23,6 +26,11 @@ NUM = 300_000
 
 def array_of(rank: int, number: int, extra: int = 0) -> Any:
     return np.arange(NUM + extra) * (rank + 1) + number
+
+
+class Unpicklable:
+    def __reduce__(self) -> str:
+        raise ValueError("not this one")
 
 
 def own_areas(gatherer: Gatherer) -> Any:
@@ -207,21 +215,42 @@ def test_other_threads_may_drop_results_while_the_next_are_gathered(pool: RankPo
     assert [outcome.value for outcome in pool.run(2, body)] == [0, 0]
 
 
-def test_what_cannot_be_mapped_once_more_is_copied(pool: RankPool) -> None:
-    def body(rank: int, world_size: int) -> list[int]:
+def test_what_cannot_be_mapped_once_more_is_read_until_the_next_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> memoryview:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(shm_region, "borrow", refuse)
+    transport = ShmTransport()
+    transport.open(local_contexts(1)[0], 1024, timeout_s=5)
+    transport.may_give = True
+    assert transport._group is not None
+    own, nbytes = transport._group.own, 2 << 20
+    before = memoryview(b"")
+    for number in range(30):
+        transport.slot(nbytes)[:nbytes] = bytes([number]) * nbytes  # while what came before can still be read
+        assert not before or before[-1] == number - 1
+        (before,) = transport.all_gather_slots(nbytes, timeout_s=5)
+        assert before.readonly
+        assert num_free(own) == 11
+    transport.slot(1)
+    transport.all_gather_slots(1, timeout_s=5)
+    assert num_free(own) == 12
+    transport.close()
+
+
+def test_results_are_exact_where_one_rank_cannot_map_them_once_more(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> int:
         def refuse(*_: object) -> memoryview:
             raise OSError(12, "Cannot allocate memory")
 
+        borrow = shm_loans.borrow
         with Gatherer(transport="shm", timeout_s=60) as gatherer:
-            own, free = own_areas(gatherer), []
-            borrow = shm_loans.borrow
             if rank == 0:
                 vars(shm_region)["borrow"] = refuse
-            kept = []
-            for number in range(8):
-                kept.append(gatherer.all_gather(array_of(rank, number)))
-                free.append(num_free(own))
-            vars(shm_region)["borrow"] = borrow
+            try:
+                kept = [gatherer.all_gather(array_of(rank, number)) for number in range(20)]
+            finally:
+                vars(shm_region)["borrow"] = borrow
             for number, result in enumerate(kept):
                 for peer in range(world_size):
                     assert (result[peer] == array_of(peer, number)).all()
@@ -229,10 +258,50 @@ def test_what_cannot_be_mapped_once_more_is_copied(pool: RankPool) -> None:
             result.clear()
             gatherer.all_gather(None)
             gatherer.all_gather(None)
-            return [num_free(own), *free]
+            return num_free(own_areas(gatherer))
 
-    for outcome in pool.run(2, body):
-        assert outcome.value[0] == 12
+    assert [outcome.value for outcome in pool.run(2, body)] == [12, 12]
+
+
+def test_ranks_that_are_told_not_to_lend_do_not(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> tuple[str, int]:
+        with Gatherer(transport="shm:lend=false", timeout_s=60) as gatherer:
+            kept = gatherer.all_gather(array_of(rank, 5))
+            kept[rank] += 1
+            assert (kept[1 - rank] == array_of(1 - rank, 5)).all()
+            return gatherer._membership._transport.spec, num_free(own_areas(gatherer))
+
+    assert [outcome.value for outcome in pool.run(2, body)] == [("shm:lend=false", 12)] * 2
+
+
+def test_objects_of_many_small_parts_are_not_lent(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> list[int]:
+        with Gatherer(transport="shm", timeout_s=60) as gatherer:
+            own, free = own_areas(gatherer), []
+            for obj in ([np.arange(20_000) + rank] * 1, bytes(3 << 20), [np.arange(20_000) for _ in range(20)]):
+                kept = gatherer.all_gather(obj)
+                assert all(np.array_equal(each, obj) if rank == peer else True for peer, each in enumerate(kept))
+                free.append(num_free(own))
+            kept = gatherer.all_gather([array_of(rank, 1), array_of(rank, 2)])
+            return [*free, num_free(own)]
+
+    assert [outcome.value for outcome in pool.run(2, body)] == [[12, 12, 12, 11]] * 2
+
+
+def test_what_is_caught_and_dropped_gives_loans_back(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> int:
+        with Gatherer(transport="shm", timeout_s=60) as gatherer:
+            gc.disable()
+            try:
+                for number in range(15):
+                    with suppress(GatherError):
+                        gatherer.all_gather(array_of(rank, number) if rank == 0 or number % 2 else Unpicklable())
+                gatherer.all_gather(None)
+                return num_free(own_areas(gatherer))
+            finally:
+                gc.enable()
+
+    assert [outcome.value for outcome in pool.run(2, body)] == [12, 12]
 
 
 def test_sealed_payloads_are_not_lent(pool: RankPool) -> None:

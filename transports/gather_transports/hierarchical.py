@@ -193,6 +193,7 @@ class HierarchicalTransport(Transport):
 
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
         if self._map.num_hosts == 1:
+            self._inner.may_give = self.may_give
             return self._inner.all_gather_slots(nbytes, timeout_s=timeout_s)
         if len(self._mine) < _PREFIX_NBYTES + nbytes:
             self.slot(nbytes)
@@ -258,6 +259,7 @@ class HierarchicalTransport(Transport):
         timeout_s: float,
     ) -> Sequence[memoryview]:
         if self._map.num_hosts == 1:
+            self._inner.may_give = self.may_give
             return self._inner.all_gather_exact(parts, nbytes_per_rank, into=into, timeout_s=timeout_s)
         return self._exchange_payloads(all_gather_route(self._map, parts, nbytes_per_rank), into, timeout_s)
 

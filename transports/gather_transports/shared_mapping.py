@@ -5,6 +5,7 @@ Python's `mmap` keeps a duplicate of the descriptor for as long as the mapping l
 
 import ctypes
 import errno
+import itertools
 import mmap
 import os
 import weakref
@@ -42,7 +43,8 @@ class _Mapping(weakref.ref[_Memory]):
 
 
 _mappings: dict[int, _Mapping] = {}
-"""Those of this process, and some that have ended since, by their `id`."""
+"""Those of this process, and some that have ended since, by a number that is never used again."""
+_numbers = itertools.count()
 
 
 def map_file(fd: int, nbytes: int, offset: int = 0, *, writable: bool) -> memoryview:
@@ -90,7 +92,7 @@ def _mapped(fd: int, nbytes: int, offset: int, protection: int, flags: int) -> _
         raise last_error()
     memory = (ctypes.c_ubyte * nbytes).from_address(address)
     mapping = _Mapping(memory, address, bool(flags & mmap.MAP_SHARED))
-    _mappings[id(mapping)] = mapping
+    _mappings[next(_numbers)] = mapping
     forget_ended(_mappings)
     return memory
 

@@ -35,6 +35,8 @@ class ShmTransport(Transport):
     Args:
         folder: Where the memory comes from: a folder of a tmpfs such as /dev/shm, whose size then bounds it, or "":
             the host's (or the control group's) memory.
+        lend: Whether ranks may have payloads of 1 MiB and more as results where their sender has written them; else
+            every rank copies them.
         keep_nbytes: What a rank keeps for payloads beyond its slot once smaller ones come, in bytes, twice: for one
             that peers read, and for the next.
     """
@@ -44,11 +46,12 @@ class ShmTransport(Transport):
         locality="host", elastic_slots=True, death_detection="fast", crosses_wire=False, lasting_views=True
     )
 
-    def __init__(self, *, folder: str = "", keep_nbytes: int = _KEEP_NBYTES) -> None:
+    def __init__(self, *, folder: str = "", keep_nbytes: int = _KEEP_NBYTES, lend: bool = True) -> None:
         if keep_nbytes < 0:
             raise SettingsError(f"keep_nbytes must be at least 0, not {keep_nbytes}")
         self._folder = folder
         self._keep_nbytes = keep_nbytes
+        self._lends = lend
         self._group: ShmGroup | None = None
         self._refused = _NOT_OPEN
         """Why a verb cannot be called; empty where it can."""
@@ -71,7 +74,11 @@ class ShmTransport(Transport):
     def spec(self) -> str:
         from gather_core.spec import format_spec
 
-        options = {"folder": (self._folder, ""), "keep_nbytes": (self._keep_nbytes, _KEEP_NBYTES)}
+        options: dict[str, tuple[object, object]] = {
+            "folder": (self._folder, ""),
+            "keep_nbytes": (self._keep_nbytes, _KEEP_NBYTES),
+            "lend": (self._lends, True),
+        }
         return format_spec(self.name, {key: value for key, (value, default) in options.items() if value != default})
 
     def fingerprint(self) -> str:
@@ -89,7 +96,7 @@ class ShmTransport(Transport):
                 slot_nbytes,
                 self._folder,
                 self._keep_nbytes,
-                self.may_give,
+                self._lends,
                 timeout_s,
                 lambda: self.check_interrupt(),
             )
@@ -130,8 +137,8 @@ class ShmTransport(Transport):
         if group.owed:
             group.end_loans()
         if self._is_large:
-            extents[self._rank] = group.own.hand_over(nbytes).pack()
-        elif extents[self._rank] or group.own.being_read is not None:
+            extents[self._rank] = group.own.hand_over(nbytes, may_lend=self.may_give).pack()
+        elif extents[self._rank] or group.own.is_read:
             extents[self._rank] = 0
             group.own.hand_over_slot()
         for token in group.given:

@@ -51,7 +51,7 @@ class Extent(NamedTuple):
     """Every rank may keep it, and gives a token back when it has done with it."""
 
     def pack(self) -> int:
-        """As one number, which is not 0."""
+        """As one number, which is 0 only where there are no bytes."""
         return self.nbytes << 8 | self.area << 1 | self.lent
 
     @classmethod

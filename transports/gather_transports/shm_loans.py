@@ -5,16 +5,19 @@ refers to that memory any more; the lender writes there again when it has the to
 has a semaphore of its own, which orders what borrowers have read before what the lender then writes.
 
 A process that forks first copies what it has borrowed and returns it: else the child's results would change with the
-next loan.
+next loan. (A fork that Python does not know of, by C code, shares them.)
 """
 
+import errno
+import itertools
 import os
+import threading
 import weakref
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from gather_transports.semaphores import Semaphore, post, try_wait
+from gather_transports.semaphores import SEMAPHORE_NBYTES, Semaphore, post, semaphore_at, try_wait
 from gather_transports.shared_mapping import forget_ended, make_private, map_privately
 
 
@@ -43,10 +46,10 @@ class Lender:
 
 
 class _Loan(weakref.ref[Any]):
-    """Returns what it refers to when that is there no more, without a line of Python; see `shared_mapping`.
+    """Gives a token when what it refers to is there no more, without a line of Python; see `shared_mapping`.
 
-    That is an array, which the garbage collector does not track: else it would return what is part of a cycle before
-    finalizers have looked at it for the last time.
+    That is an array, which the garbage collector does not track: else it would give it for what is part of a cycle
+    before finalizers have looked there for the last time.
     """
 
     _as_parameter_ = 0
@@ -55,13 +58,26 @@ class _Loan(weakref.ref[Any]):
         return super().__new__(cls, array, partial(post, token))
 
     def __init__(self, array: Any, token: Semaphore, control: memoryview) -> None:
-        self.token = token
+        self._token = token
         self._control = control
         """Where the token lies: stays mapped."""
 
+    def give_token(self) -> None:
+        """Gives it now, and not later."""
+        token = Semaphore(self._token.value)
+        self._token.value = _nowhere.value  # first: where this is interrupted, no token is better than two
+        post(token)
 
+
+_nowhere_memory = memoryview(bytearray(SEMAPHORE_NBYTES))
+_nowhere = semaphore_at(_nowhere_memory, 0)
+"""Where a token goes that has been given before."""
 _loans: dict[int, _Loan] = {}
-"""Those of this process, and some that have been returned since, by their `id`."""
+"""Those of this process, and some that have ended since, by a number that is never used again."""
+_numbers = itertools.count()
+_forking: dict[int, bool] = {}
+"""The threads that fork: nothing is borrowed until they have."""
+_TRIES = 100
 
 
 def borrow(fd: int, nbytes: int, offset: int, token: Semaphore, control: memoryview) -> memoryview:
@@ -75,35 +91,48 @@ def borrow(fd: int, nbytes: int, offset: int, token: Semaphore, control: memoryv
         control: Where the token lies.
 
     Raises:
-        OSError: The file is shorter, or there is no address space; the token is not given.
+        OSError: The file is shorter, there is no address space, or another thread forks; the token is not given.
     """
     import numpy as np
 
     array = np.frombuffer(map_privately(fd, nbytes, offset), np.uint8)
+    token = Semaphore(token.value)  # of this loan alone
     loan = _Loan(array, token, control)
-    _loans[id(loan)] = loan
+    _loans[next(_numbers)] = loan
+    if _forking:  # looked at behind the entry: who forks looks at the entries behind this
+        token.value = _nowhere.value
+        raise OSError(errno.EAGAIN, "a thread of this process forks")
     forget_ended(_loans)
     return array.data
 
 
-def _keep_all(*, is_child: bool) -> None:
-    """Makes all that is borrowed memory of this process alone."""
-    while _loans:
+def _return_all() -> None:
+    """Makes all that is borrowed memory of this process alone, and says so to the lenders.
+
+    Ends only then: two threads that fork at once both see to everything, and what a signal's handler raises comes
+    later, to be reported by Python as ignored, as from any function that it calls before a fork.
+    """
+    _forking[threading.get_ident()] = True
+    interrupt: BaseException | None = None
+    for _ in range(_TRIES):
         try:
-            _, loan = _loans.popitem()
-        except KeyError:  # another thread has come first
-            return
-        array, token = loan(), loan.token
-        if array is None:
-            continue
-        make_private(array.data)
-        del loan  # before `array`, so that the token is given once
-        if not is_child:
-            post(token)
+            for number, loan in list(_loans.items()):
+                array = loan()
+                if array is not None:
+                    make_private(array.data)
+                    if _loans.pop(number, None) is not None:
+                        loan.give_token()
+                del array
+            break
+        except BaseException as exc:
+            interrupt = exc
+    if interrupt is not None:
+        raise interrupt
+
+
+def _have_forked() -> None:
+    _forking.pop(threading.get_ident(), None)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=partial(_keep_all, is_child=False),
-        after_in_child=partial(_keep_all, is_child=True),  # what another thread has borrowed in between
-    )
+    os.register_at_fork(before=_return_all, after_in_parent=_have_forked, after_in_child=_forking.clear)

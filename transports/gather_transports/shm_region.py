@@ -29,8 +29,10 @@ _AREA_AT = 1 << 40
 """The longest payload, in bytes; the file is shorter than 16 TiB, which is as long as ext4 allows."""
 _NEVER_LENT = 2
 _STEPS_PER_DOUBLING = 8
+_MOST_UNUSED = 2
+"""How much longer than its payload an area may be that is lent, in times: whoever keeps the one keeps the other."""
 _SHRINK_AFTER = 16
-"""Small payloads in a row: a job that alternates between sizes should not allocate anew each time."""
+"""Exchanges without use: a job that alternates between sizes should not allocate anew each time."""
 
 
 def _slots_nbytes(slot_nbytes: int) -> int:
@@ -55,6 +57,8 @@ class _Area:
         self.start = (1 + number) * _AREA_AT
         self.view = memoryview(b"")
         self.allocated_nbytes = 0
+        self.used_at = 0
+        """The exchange that has used it last."""
         self._file = file
         self._writable = writable
 
@@ -98,17 +102,19 @@ class OwnRegion:
         self.slots = _map_slots(file, slot_nbytes, writable=True)
         """For even and odd exchanges."""
         self.is_oversized = False
-        """Whether areas hold more than is to be kept: then `rest` wants to hear of small payloads."""
+        """Whether areas hold more than is to be kept: then `rest` wants to hear of exchanges that use none."""
+        self.is_read = False
+        """Whether peers may still read an area that is not lent: then `hand_over_slot` wants to hear of slots."""
         self.lender: Lender | None = None
         """Where there is one, large payloads are lent."""
         self._areas = [_Area(file, number, writable=True) for number in range(NUM_AREAS)]
-        self._next = self._areas[0]
+        self._next: _Area | None = None
         """Where the next payload goes."""
-        self.being_read: _Area | None = None
+        self._being_read: _Area | None = None
         """What peers may still read of the last exchange, and nobody has borrowed."""
         self._was_read: _Area | None = None
-        """As `being_read`, of the exchange before: peers that are behind may read it until the last one has ended."""
-        self._num_small = 0
+        """As `_being_read`, of the exchange before: peers that are behind may read it until the last one has ended."""
+        self._num_exchanges = 0
         self._lock = threading.Lock()
         self._is_given_up = False
 
@@ -122,10 +128,7 @@ class OwnRegion:
         with self._lock:
             if self._is_given_up:
                 raise TransportError("the transport is closed")
-            if nbytes > self._keep_nbytes:
-                self._num_small = 0
-            else:
-                self.rest()
+            self.rest()
             area = self._free_area(nbytes)
             if nbytes > area.allocated_nbytes:
                 try:
@@ -137,16 +140,24 @@ class OwnRegion:
             self._next = area
             return area.view[: align(nbytes)]
 
-    def hand_over(self, nbytes: int) -> Extent:
+    def hand_over(self, nbytes: int, *, may_lend: bool = False) -> Extent:
         """Says where the payload is that has been written into `large_slot`: from here on, peers read it."""
-        area = self._next
-        lent = nbytes >= LENT_FROM_NBYTES and self._lend(area)
-        self._was_read, self.being_read = self.being_read, None if lent else area
+        area, self._next = self._next, None
+        assert area is not None, "large_slot comes first"
+        area.used_at = self._num_exchanges
+        fits = LENT_FROM_NBYTES <= nbytes >= area.allocated_nbytes // _MOST_UNUSED
+        lent = may_lend and fits and self._lend(area)
+        self._pass_on(None if lent else area)
         return Extent(nbytes, area.number, lent)
 
     def hand_over_slot(self) -> None:
         """Hears that what peers read from here on is in a slot."""
-        self._was_read, self.being_read = self.being_read, None
+        self._next = None
+        self._pass_on(None)
+
+    def _pass_on(self, area: _Area | None) -> None:
+        self._was_read, self._being_read = self._being_read, area
+        self.is_read = self._was_read is not None or area is not None
 
     def give_up(self) -> None:
         """Gives back what nobody reads, as loans keep the file and all that is in it. From any thread, never waits."""
@@ -154,7 +165,7 @@ class OwnRegion:
             return  # another thread looks for an area, or lets it grow
         try:
             self._is_given_up = True
-            in_use = (self._next, self.being_read, self._was_read)
+            in_use = (self._next, self._being_read, self._was_read)
             for area in self._areas:
                 if area.allocated_nbytes and area not in in_use and self._is_free(area):
                     self._give_back(area, 0)
@@ -170,12 +181,9 @@ class OwnRegion:
         return self._areas[extent.area].borrow(extent.nbytes, token, control)
 
     def rest(self) -> None:
-        """Hears of a payload that needs no more than what is kept; gives memory back after some of them."""
-        if not self.is_oversized:
-            return
-        self._num_small += 1
-        if self._num_small >= _SHRINK_AFTER:
-            self._num_small = 0
+        """Hears of an exchange; gives back, now and then, what has not been used in a while."""
+        self._num_exchanges += 1
+        if self.is_oversized and self._num_exchanges % _SHRINK_AFTER == 0:
             self._shrink()
 
     def _lend(self, area: _Area) -> bool:
@@ -189,11 +197,16 @@ class OwnRegion:
         return self.lender is None or not self.lender.is_lent(area.number)
 
     def _free_area(self, nbytes: int) -> _Area:
-        """The smallest that is long enough, else the one that lacks the least."""
-        free = [area for area in self._areas if area is not self.being_read and self._is_free(area)]
+        """The shortest that is long enough and not far too long, else the one that lacks the least, or what is left."""
+        free = [area for area in self._areas if area is not self._being_read and self._is_free(area)]
         lengths = [area.allocated_nbytes for area in free]
-        enough = [length for length in lengths if length >= nbytes]
-        return free[lengths.index(min(enough) if enough else max(lengths))]
+        longest = _MOST_UNUSED * nbytes
+        if self.lender is None or nbytes < LENT_FROM_NBYTES:
+            longest = max(longest, self._keep_nbytes)
+        fitting = [length for length in lengths if nbytes <= length <= longest]
+        shorter = [length for length in lengths if length < nbytes]
+        length = min(fitting) if fitting else max(shorter, default=min(lengths))
+        return free[lengths.index(length)]
 
     def _grow(self, area: _Area, nbytes: int) -> None:
         if nbytes > _AREA_AT:
@@ -207,20 +220,20 @@ class OwnRegion:
             self._allocator.give_back(start, more_nbytes)
             raise
         area.allocated_nbytes = nbytes
-        self._num_small = 0
         self._look_whether_oversized()
 
     def _kept(self) -> Iterator[tuple[_Area, int]]:
-        """What each area is to keep."""
+        """What each area is to keep, the short ones first."""
         left = 2 * self._keep_nbytes
-        for area in self._areas:
+        for area in sorted(self._areas, key=lambda area: area.allocated_nbytes):
             keep = min(area.allocated_nbytes, self._keep_nbytes, left)
             left -= keep
             yield area, keep
 
     def _shrink(self) -> None:
         for area, keep in list(self._kept()):
-            if area.allocated_nbytes > keep and area is not self.being_read and self._is_free(area):
+            is_idle = self._num_exchanges - area.used_at >= _SHRINK_AFTER
+            if area.allocated_nbytes > keep and is_idle and area is not self._being_read and self._is_free(area):
                 self._give_back(area, keep)
         self._look_whether_oversized()
 
