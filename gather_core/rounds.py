@@ -80,7 +80,7 @@ class Rounds:
             try:
                 received = self._judged(call, outgoing, slots, Deadline(timeout_s, started_s))
             finally:
-                slots = ()  # which what this rank has failed with refers to, by its frames, and they to that
+                slots = ()  # else what this rank itself has failed with would hold them, in a cycle with its frames
         if call.manner.form == "parcels":
             received = self._deliver(call, outgoing, received, Deadline(timeout_s, started_s))
         self._enter(call, "decode")

@@ -363,6 +363,26 @@ def test_nothing_is_borrowed_while_a_thread_forks(pair: Pair, monkeypatch: pytes
     assert pair.borrow(pair.hand_over(3))[-1] == 3
 
 
+def test_what_is_borrowed_when_a_thread_begins_to_fork_is_kept_or_refused_and_never_both(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class BeginsAtTheFirstLook(dict[int, bool]):
+        """Of threads that fork: one, which is done with all that is borrowed when it is asked for."""
+
+        def __bool__(self) -> bool:
+            shm_loans._return_all()
+            return True
+
+    extent = pair.hand_over(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(shm_loans, "_forking", BeginsAtTheFirstLook())
+        kept = pair.borrow(extent)
+    assert not pair.lender.is_lent(extent.area)
+    again = pair.borrow(pair.hand_over(2))
+    assert pair.lender.is_lent(extent.area), "the token was given once"
+    assert (kept[-1], again[-1]) == (1, 2)
+
+
 def test_a_thread_that_forks_too_waits_until_all_is_copied(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     extent = pair.hand_over(1)
     kept = pair.borrow(extent)

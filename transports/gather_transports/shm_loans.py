@@ -78,6 +78,7 @@ _numbers = itertools.count()
 _forking: dict[int, bool] = {}
 """The threads that fork: nothing is borrowed until they have."""
 _TRIES = 100
+"""More signals than ever come in the middle of one."""
 
 
 def borrow(fd: int, nbytes: int, offset: int, token: Semaphore, control: memoryview) -> memoryview:
@@ -98,8 +99,10 @@ def borrow(fd: int, nbytes: int, offset: int, token: Semaphore, control: memoryv
     array = np.frombuffer(map_privately(fd, nbytes, offset), np.uint8)
     token = Semaphore(token.value)  # of this loan alone
     loan = _Loan(array, token, control)
-    _loans[next(_numbers)] = loan
-    if _forking:  # looked at behind the entry: who forks looks at the entries behind this
+    number = next(_numbers)
+    _loans[number] = loan
+    # Looked at behind the entry, as who forks looks at the entries behind this; and one of the two takes it out.
+    if _forking and _loans.pop(number, None) is not None:
         token.value = _nowhere.value
         raise OSError(errno.EAGAIN, "a thread of this process forks")
     forget_ended(_loans)
