@@ -8,6 +8,8 @@ but what its peer wrote for this very exchange has found a fault.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from explorer import first_fault
+
 WRITE, GIVE, TAKE, READ, READ_PREVIOUS = "write", "give", "take", "read", "read previous"
 _TORN = -1
 Slots = tuple[int, ...]
@@ -51,25 +53,18 @@ class Model:
             (((0,) * self.num_slots),) * self.world_size,
             ((0,) * self.world_size,) * self.world_size,
         )
-        seen, waiting = {start}, [start]
-        while waiting:
-            state = waiting.pop()
-            successors = list(self._successors(state, programs))
-            if not successors and any(done < self.num_exchanges * len(programs[0]) for done in state[0]):
-                return f"stuck in {state}"
-            for fault, successor in successors:
-                if fault:
-                    return fault
-                if successor not in seen:
-                    seen.add(successor)
-                    waiting.append(successor)
-        return ""
+        return first_fault(start, lambda state: self._successors(state, programs))
 
     def _successors(self, state: State, programs: list[list[tuple[str, int, bool]]]) -> Iterator[tuple[str, State]]:
+        is_stuck = any(done < self.num_exchanges * len(programs[0]) for done in state[0])
         for rank, done in enumerate(state[0]):
             number, step = divmod(done, len(programs[rank]))
             if number < self.num_exchanges:
-                yield from self._step(state, rank, number + 1, programs[rank][step])
+                for successor in self._step(state, rank, number + 1, programs[rank][step]):
+                    is_stuck = False
+                    yield successor
+        if is_stuck:
+            yield f"stuck in {state}", state
 
     def _step(self, state: State, rank: int, number: int, step: tuple[str, int, bool]) -> Iterator[tuple[str, State]]:
         done, slots, tokens = state

@@ -8,6 +8,8 @@ reads anything but what was written for the exchange, or holds it while it is wr
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from explorer import first_fault
+
 TORN = -1
 Pairs = frozenset[tuple[int, int, int, int]]
 
@@ -76,16 +78,7 @@ class LoanModel:
         extents = tuple(tuple((0, False) for _ in self._ranks) for _ in range(2))
         none = tuple(-1 for _ in self._ranks)
         start = State((0,) * len(self._ranks), nobody, empty, empty, empty, none, none, extents, frozenset())
-        seen, waiting = {start}, [start]
-        while waiting:
-            state = waiting.pop()
-            for fault, successor in self._successors(state):
-                if fault:
-                    return fault
-                if successor not in seen:
-                    seen.add(successor)
-                    waiting.append(successor)
-        return ""
+        return first_fault(start, self._successors)
 
     def _successors(self, state: State) -> Iterator[tuple[str, State]]:
         for loan in state.held:

@@ -25,7 +25,7 @@ from gather_core.testing.transport_suite import (
 from gather_core.transport import Transport
 
 _LARGE_NBYTES = 1 << 20
-_GIVEN_NBYTES = 3 << 20
+_GIVEN_NBYTES = (1 << 20) + 64
 _LINGER_S = 0.05
 """How long a borrowed view is watched while others are in their next call, in seconds."""
 
