@@ -116,7 +116,7 @@ class ShmGroup:
             token = self.control.loan_token(rank, extent.area)
             try:
                 return region.borrow(extent, token, self.control.memory)
-            except OSError:  # no address space for a mapping of its own
+            except OSError:  # no address space for a mapping of its own, or another thread forks
                 self.owed.append(token)
         try:
             return region.written(extent)
