@@ -3,7 +3,7 @@
 Starts its ranks under mpiexec, so that mpi4py's own `allgather` and `pkl5` take turns with
 `torch.distributed.all_gather_object`, the algorithm of `all_gather_list`, a Gatherer over `shm`, and bare copies: as
 many bytes as all ranks' payloads, into memory that was written before (warm) or was not (fresh). A round takes as long
-as on the slowest rank. "kept": no result is dropped before the end of a round. Of each array that has come, a number
+as on the slowest rank. "kept": no result is dropped before the end of a round. Of each array that has come, a byte
 in every page is read within the time: memory that is there only once it is read costs what it costs.
 """
 
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from gather_bench.interleaved import Way, slowest_rank_medians
+from gather_bench.looking import looked_at
 from gather_core import Gatherer
 
 _ROUNDS = 15
 _FITTING_SLOT_NBYTES = 160 * 1024
-_NUMBERS_PER_PAGE = 4096 // 8
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,6 @@ def _array(gatherer: Gatherer, peers: "_Peers", *, kept: bool) -> Workload:
         if len(results) > 2:  # one round's
             results.clear()
 
-    def read(arrays: Sequence[Any]) -> Sequence[Any]:
-        for each in arrays:
-            each[::_NUMBERS_PER_PAGE].sum()
-        return arrays
-
     def copies(new_memory: Callable[[int], memoryview]) -> Sequence[Any]:
         made = []
         for rank in range(gatherer.world_size):
@@ -100,12 +95,12 @@ def _array(gatherer: Gatherer, peers: "_Peers", *, kept: bool) -> Workload:
         return made
 
     ways: dict[str, Way] = {
-        "shm": lambda: keep(read(gatherer.all_gather(array))) if kept else read(gatherer.all_gather(array)),
-        "all_gather_object": lambda: read(peers.torch_all_gather(array)),
-        "mpi4py": lambda: read(peers.mpi.allgather(array)),
-        "pkl5": lambda: read(peers.pkl5.allgather(array)),
-        "copies, fresh": lambda: keep(read(copies(lambda rank: aligned_buffer(len(content))))),
-        "copies, warm": lambda: read(copies(lambda rank: warm[rank])),
+        "shm": lambda: keep(looked_at(gatherer.all_gather(array))) if kept else looked_at(gatherer.all_gather(array)),
+        "all_gather_object": lambda: looked_at(peers.torch_all_gather(array)),
+        "mpi4py": lambda: looked_at(peers.mpi.allgather(array)),
+        "pkl5": lambda: looked_at(peers.pkl5.allgather(array)),
+        "copies, fresh": lambda: keep(looked_at(copies(lambda rank: aligned_buffer(len(content))))),
+        "copies, warm": lambda: looked_at(copies(lambda rank: warm[rank])),
     }
     two = gatherer.world_size == 2
     if kept:

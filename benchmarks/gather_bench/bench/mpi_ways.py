@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gather_bench.bench.ways import ReadyWay
+from gather_bench.looking import looked_at
 from gather_core.errors import summarize
 from gather_core.launched import belongs_to_mpi
 
@@ -18,8 +19,8 @@ class Mpi4pyObjects(ReadyWay):
         self._communicator = _world()
 
     def __call__(self) -> Any:
-        """Pickles, gathers, unpickles."""
-        return self._communicator.allgather(self._obj)
+        """Pickles, gathers, unpickles, and looks at what has come."""
+        return looked_at(self._communicator.allgather(self._obj))
 
 
 class Mpi4pyPkl5(Mpi4pyObjects):

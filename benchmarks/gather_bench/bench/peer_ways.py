@@ -10,6 +10,7 @@ import torch.distributed as dist
 from gather_bench.bench.agreement import largest
 from gather_bench.bench.results import BASELINE
 from gather_bench.bench.ways import ReadyWay
+from gather_bench.looking import looked_at
 from gather_bench.peers import KeptBuffer, seed_all_gather_list, seed_nbytes, torch_all_gather_object
 
 
@@ -21,8 +22,8 @@ class TorchObjects(ReadyWay):
         self._obj = obj
 
     def __call__(self) -> Any:
-        """Pickles, gathers, unpickles."""
-        return torch_all_gather_object(self._obj)
+        """Pickles, gathers, unpickles, and looks at what has come."""
+        return looked_at(torch_all_gather_object(self._obj))
 
 
 class SeedList(ReadyWay):
@@ -35,9 +36,9 @@ class SeedList(ReadyWay):
         self._kept = KeptBuffer()
 
     def __call__(self) -> Any:
-        """Pickles, reduces, unpickles."""
+        """Pickles, reduces, unpickles, and looks at what has come."""
         self._max_size = self._max_size or largest(self.encoded_nbytes)
-        return seed_all_gather_list(self._obj, self._max_size, kept=self._kept)
+        return looked_at(seed_all_gather_list(self._obj, self._max_size, kept=self._kept))
 
 
 class RawCollective(ReadyWay):

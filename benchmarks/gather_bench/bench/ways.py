@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+from gather_bench.looking import looked_at
 from gather_core import DecodeOptions, Gatherer
 from gather_core.codec_border import CodecBorder
 from gather_core.slot import HEADER_NBYTES, payload_nbytes
@@ -47,8 +48,8 @@ class GathererWay(ReadyWay):
         self._second_rounds_before = gatherer.stats.second_rounds
 
     def __call__(self) -> Any:
-        """Encodes, gathers, decodes."""
-        return self.gatherer.all_gather(self._obj)
+        """Encodes, gathers, decodes, and looks at what has come."""
+        return looked_at(self.gatherer.all_gather(self._obj))
 
     def gather_rounds(self) -> int:
         """2 where any rank's payload went in a second round."""
