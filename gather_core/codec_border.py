@@ -85,7 +85,7 @@ def _as_bytes(frame: object) -> memoryview:
 
 def has_given(frames: Frames, nbytes: int) -> bool:
     """Whether any but the head of an object of so many bytes is left to it by `give_large`, in memory of a slot."""
-    return any(MOST_HELD_OF_SLOTS * len(frame) >= nbytes for frame in frames[1:])
+    return any(MOST_HELD_OF_SLOTS * len(frame) > nbytes for frame in frames[1:])
 
 
 def give_large(frames: Sequence[memoryview], most_held: int) -> list[memoryview]:
@@ -98,4 +98,4 @@ def give_large(frames: Sequence[memoryview], most_held: int) -> list[memoryview]
         most_held: What a part may hold of the memory of all frames, in times of its own length.
     """
     total = sum(map(len, frames))
-    return [frame if most_held * len(frame) >= total else frame.toreadonly() for frame in frames]
+    return [frame if most_held * len(frame) > total else frame.toreadonly() for frame in frames]

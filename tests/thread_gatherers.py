@@ -54,7 +54,7 @@ class FramesCodec(Codec):
         return obj  # type: ignore[return-value]
 
     def decode(self, frames: Sequence[memoryview], options: object = None) -> object:
-        assert all(frame.format == "B" and frame.contiguous for frame in frames)
+        assert all(frame.readonly and frame.format == "B" and frame.contiguous for frame in frames)
         return [bytes(frame) for frame in frames]
 
 

@@ -141,9 +141,6 @@ class HierarchicalTransport(Transport):
         here = self._map.here
         inside = context_among(context, f"host-{self._map.host}", here, (0,) * len(here))
         nbytes = max(_PREFIX_NBYTES + self._slot_nbytes, LONGEST_FAILURE_NBYTES)
-        self._inner.may_give = (
-            self.may_give and self._map.num_hosts == 1
-        )  # else a part would hold all that was published
         self._open(self._inner, inside, nbytes, deadline)
 
     def _open(self, part: Transport, context: GroupContext, slot_nbytes: int, deadline: Deadline) -> None:
@@ -192,7 +189,7 @@ class HierarchicalTransport(Transport):
         return self._mine[_PREFIX_NBYTES:]
 
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
-        if self._map.num_hosts == 1:
+        if self._map.num_hosts == 1:  # else what a leader publishes is of all ranks, and whoever kept a part kept all
             self._inner.may_give = self.may_give
             return self._inner.all_gather_slots(nbytes, timeout_s=timeout_s)
         if len(self._mine) < _PREFIX_NBYTES + nbytes:

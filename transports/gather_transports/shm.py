@@ -119,7 +119,7 @@ class ShmTransport(Transport):
         if self._refused or group is None:
             raise TransportError(self._refused or _CLOSED)
         if nbytes > self._slot_nbytes:
-            view = group.own.large_slot(nbytes)
+            view = group.own.large_slot(nbytes, may_lend=self.may_give)
             self._is_large = True
             return view
         self._is_large = False

@@ -32,7 +32,7 @@ _STEPS_PER_DOUBLING = 8
 _MOST_UNUSED = 2
 """How much longer than its payload an area may be that is lent, in times: whoever keeps the one keeps the other."""
 _SHRINK_AFTER = 16
-"""Exchanges without use: a job that alternates between sizes should not allocate anew each time."""
+"""Exchanges without need: a job that alternates between sizes should not allocate anew each time."""
 
 
 def _slots_nbytes(slot_nbytes: int) -> int:
@@ -58,7 +58,7 @@ class _Area:
         self.view = memoryview(b"")
         self.allocated_nbytes = 0
         self.used_at = 0
-        """The exchange that has used it last."""
+        """The exchange that has last needed more of it than is kept anyway, or lent it."""
         self._file = file
         self._writable = writable
 
@@ -115,11 +115,12 @@ class OwnRegion:
         self._was_read: _Area | None = None
         """As `_being_read`, of the exchange before: peers that are behind may read it until the last one has ended."""
         self._num_exchanges = 0
+        self._shrink_at = _SHRINK_AFTER
         self._lock = threading.Lock()
         self._is_given_up = False
 
-    def large_slot(self, nbytes: int) -> memoryview:
-        """Returns at least `nbytes` of memory, in place of a slot.
+    def large_slot(self, nbytes: int, *, may_lend: bool = False) -> memoryview:
+        """Returns at least `nbytes` of memory, in place of a slot; `may_lend` as it will be in `hand_over`.
 
         Raises:
             MemoryError: There is not that much, or no address space; the region is as it was.
@@ -129,7 +130,7 @@ class OwnRegion:
             if self._is_given_up:
                 raise TransportError("the transport is closed")
             self.rest()
-            area = self._free_area(nbytes)
+            area = self._free_area(nbytes, _MOST_UNUSED * nbytes if may_lend and self._lends(nbytes) else _AREA_AT)
             if nbytes > area.allocated_nbytes:
                 try:
                     self._grow(area, _area_nbytes(nbytes))
@@ -144,9 +145,10 @@ class OwnRegion:
         """Says where the payload is that has been written into `large_slot`: from here on, peers read it."""
         area, self._next = self._next, None
         assert area is not None, "large_slot comes first"
-        area.used_at = self._num_exchanges
-        fits = LENT_FROM_NBYTES <= nbytes >= area.allocated_nbytes // _MOST_UNUSED
-        lent = may_lend and fits and self._lend(area)
+        fits = area.allocated_nbytes <= _MOST_UNUSED * nbytes
+        lent = may_lend and self._lends(nbytes) and fits and self._lend(area)
+        if lent or nbytes > self._keep_nbytes:
+            area.used_at = self._num_exchanges
         self._pass_on(None if lent else area)
         return Extent(nbytes, area.number, lent)
 
@@ -181,10 +183,13 @@ class OwnRegion:
         return self._areas[extent.area].borrow(extent.nbytes, token, control)
 
     def rest(self) -> None:
-        """Hears of an exchange; gives back, now and then, what has not been used in a while."""
+        """Hears of an exchange; gives back, now and then, what has not been needed in a while."""
         self._num_exchanges += 1
-        if self.is_oversized and self._num_exchanges % _SHRINK_AFTER == 0:
+        if self.is_oversized and self._num_exchanges >= self._shrink_at:
             self._shrink()
+
+    def _lends(self, nbytes: int) -> bool:
+        return self.lender is not None and nbytes >= LENT_FROM_NBYTES
 
     def _lend(self, area: _Area) -> bool:
         """Lends the area, unless too few are left then; returns whether it has."""
@@ -196,13 +201,10 @@ class OwnRegion:
     def _is_free(self, area: _Area) -> bool:
         return self.lender is None or not self.lender.is_lent(area.number)
 
-    def _free_area(self, nbytes: int) -> _Area:
-        """The shortest that is long enough and not far too long, else the one that lacks the least, or what is left."""
+    def _free_area(self, nbytes: int, longest: int) -> _Area:
+        """The shortest from `nbytes` to `longest`, else the one that lacks the least, or what is left."""
         free = [area for area in self._areas if area is not self._being_read and self._is_free(area)]
         lengths = [area.allocated_nbytes for area in free]
-        longest = _MOST_UNUSED * nbytes
-        if self.lender is None or nbytes < LENT_FROM_NBYTES:
-            longest = max(longest, self._keep_nbytes)
         fitting = [length for length in lengths if nbytes <= length <= longest]
         shorter = [length for length in lengths if length < nbytes]
         length = min(fitting) if fitting else max(shorter, default=min(lengths))
@@ -231,9 +233,14 @@ class OwnRegion:
             yield area, keep
 
     def _shrink(self) -> None:
+        self._shrink_at = self._num_exchanges + _SHRINK_AFTER
         for area, keep in list(self._kept()):
             is_idle = self._num_exchanges - area.used_at >= _SHRINK_AFTER
-            if area.allocated_nbytes > keep and is_idle and area is not self._being_read and self._is_free(area):
+            if area.allocated_nbytes <= keep or not is_idle or not self._is_free(area):
+                continue
+            if area is self._being_read:  # not in the next exchange
+                self._shrink_at = self._num_exchanges + 1
+            else:
                 self._give_back(area, keep)
         self._look_whether_oversized()
 
