@@ -202,7 +202,13 @@ class OwnRegion:
         return self.lender is None or not self.lender.is_lent(area.number)
 
     def _free_area(self, nbytes: int, longest: int) -> _Area:
-        """The shortest from `nbytes` to `longest`, else the one that lacks the least, or what is left."""
+        """The shortest from `nbytes` to `longest`, else the one that lacks the least, or what is left.
+
+        Where payloads are alike, two areas take turns, and the others need not be looked at.
+        """
+        last_but_one = self._was_read
+        if last_but_one is not None and nbytes <= last_but_one.allocated_nbytes <= min(longest, _MOST_UNUSED * nbytes):
+            return last_but_one
         free = [area for area in self._areas if area is not self._being_read and self._is_free(area)]
         lengths = [area.allocated_nbytes for area in free]
         fitting = [length for length in lengths if nbytes <= length <= longest]
