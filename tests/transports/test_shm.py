@@ -2,6 +2,7 @@
 
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 import threading
@@ -160,6 +161,62 @@ def test_a_farewell_is_not_lost_with_a_rank_that_dies_while_it_reads_it() -> Non
     taken = semaphores.try_wait(semaphores.semaphore_at(ranks[2].memory, 1024))
     assert taken == 0, "rank 2 has taken the token, and dies here"
     assert ranks[0].farewell(1) == (Leave.ABORTED, "out of paper")
+
+
+def exchange(transport: ShmTransport, timeout_s: float = 20) -> list[int]:
+    """One exchange in which each rank sends its number; the numbers that came."""
+    transport.slot(1)[0] = transport.rank
+    return [slot[0] for slot in transport.all_gather_slots(1, timeout_s=timeout_s)]
+
+
+def test_who_comes_after_the_others_have_given_up_hears_of_it_though_their_tokens_have_come() -> None:
+    others_left = threading.Barrier(3)
+
+    def body(transport: ShmTransport) -> object:
+        assert exchange(transport) == [0, 1, 2]
+        if transport.rank == 1:
+            others_left.wait(20)
+            return exchange(transport)
+        try:
+            return exchange(transport, 0.1)
+        except TransportError:
+            transport.abort("out of time")
+            raise
+        finally:
+            others_left.wait(20)
+
+    outcomes = on_all(local_contexts(3), body)
+    # Of the two that wait for rank 1, one may hear that the other has given up.
+    assert all(isinstance(outcome, TransportTimeoutError | AbortedError) for outcome in outcomes)
+    assert re.fullmatch(r"rank [02] aborted: out of time", str(outcomes[1]))
+
+
+@pytest.mark.parametrize("leave", [ShmTransport.close, lambda transport: transport.abort("no more")])
+def test_who_leaves_behind_an_exchange_does_not_end_it_for_those_who_still_read(
+    leave: Callable[[ShmTransport], object],
+) -> None:
+    other_left = threading.Event()
+
+    class ComeLate(list[Any]):
+        """Tokens that nobody looks at before the other rank has left."""
+
+        def __iter__(self) -> Any:
+            other_left.wait(20)
+            return super().__iter__()
+
+    def body(transport: ShmTransport) -> object:
+        assert exchange(transport) == [0, 1]
+        if transport.rank == 1:
+            assert transport._group is not None
+            waiting = transport._group.wait
+            waiting.tokens = ComeLate(waiting.tokens)
+            return exchange(transport)
+        came = exchange(transport)
+        leave(transport)
+        other_left.set()
+        return came
+
+    assert on_all(local_contexts(2), body) == [[0, 1]] * 2
 
 
 class Ended(ProcessLife):
@@ -346,7 +403,7 @@ def test_an_abort_beside_a_close_raises_nothing() -> None:
 
 
 def test_the_layout_of_semaphores_is_compared() -> None:
-    assert ShmTransport().fingerprint().startswith("shm, layout 3, ")
+    assert ShmTransport().fingerprint().startswith("shm, layout 4, ")
     assert ShmTransport().fingerprint().endswith(" bits")
 
 

@@ -281,6 +281,7 @@ def test_objects_of_many_small_parts_are_not_lent(pool: RankPool) -> None:
             for obj in ([np.arange(20_000) + rank] * 1, bytes(3 << 20), [np.arange(20_000) for _ in range(20)]):
                 kept = gatherer.all_gather(obj)
                 assert all(np.array_equal(each, obj) if rank == peer else True for peer, each in enumerate(kept))
+                gatherer.all_gather(None)  # behind which the other rank has decoded too
                 free.append(num_free(own))
             kept = gatherer.all_gather([array_of(rank, 1), array_of(rank, 2)])
             return [*free, num_free(own)]

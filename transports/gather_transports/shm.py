@@ -25,7 +25,7 @@ _KEEP_NBYTES = 32 << 20
 _NOT_OPEN = "the transport is not open"
 _CLOSED = "the transport is closed"
 _FAILED = "an earlier exchange failed"
-_LAYOUT = 3
+_LAYOUT = 4
 """Raised with any change of what lies where in shared memory."""
 
 
@@ -191,7 +191,7 @@ class ShmTransport(Transport):
         with self._leaving:
             group = self._group
             if group is not None:
-                group.leave(kind, text)
+                group.leave(kind, text, within=self._turn if self._refused == _FAILED else None)
 
     def _disown(self) -> None:
         """In a forked child, which has neither descriptors nor memory of it any more."""

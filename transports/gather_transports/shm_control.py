@@ -5,7 +5,7 @@ Layout, each item at a multiple of 64 bytes:
 | what | per | written by |
 |---|---|---|
 | farewell: a semaphore, then why the rank has left | rank | that rank, once |
-| extents: where a payload is that is not in the rank's slot, else 0; u64, see `Extent` | turn, rank | that rank |
+| extents: where a payload beyond the rank's slot is, else 0; u64, see `Extent` and `LEFT` | turn, rank | that rank |
 | tokens: a semaphore | writer, reader | the writer gives, the reader takes |
 | tokens of loans: a semaphore | writer, area | the readers give, the writer takes |
 
@@ -30,6 +30,8 @@ from gather_transports.shared_mapping import map_file
 
 NUM_AREAS = 12
 """Places for payloads beyond a rank's slot: two for those that peers copy, and ten for loans."""
+LEFT = (1 << 64) - 1
+"""In place of an extent: the rank has given up in this exchange, in which it may have given its tokens before."""
 _LINE_NBYTES = 1024
 _KIND_AT = SEMAPHORE_NBYTES
 _TEXT_AT = SEMAPHORE_NBYTES + 8
@@ -117,8 +119,14 @@ class ControlBlock:
         index = writer * self._world_size + reader
         return semaphore_at(self.memory, _tokens_at(self._world_size) + index * SEMAPHORE_NBYTES)
 
-    def say_farewell(self, kind: Leave, text: str) -> None:
-        """Says that this rank has left, and why; only the first time counts, as the others may be reading."""
+    def say_farewell(self, kind: Leave, text: str, *, within: int | None = None) -> None:
+        """Says that this rank has left, and why; only the first time counts, as the others may be reading.
+
+        Args:
+            kind: How.
+            text: Why.
+            within: The turn whose exchange it leaves unfinished, if any.
+        """
         start = self._rank * _LINE_NBYTES
         if self.memory[start + _KIND_AT]:
             return
@@ -127,6 +135,8 @@ class ControlBlock:
         self.memory[start + _KIND_AT] = kind
         for _ in range(self._world_size):
             post(semaphore_at(self.memory, start))
+        if within is not None:
+            self.extents[within][self._rank] = LEFT
 
     def farewell(self, rank: int) -> tuple[Leave, str] | None:
         """Returns how and why a rank has left, or None.

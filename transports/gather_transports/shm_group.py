@@ -9,7 +9,7 @@ from gather_transports.owned_descriptor import Descriptor
 from gather_transports.process_life import ProcessLife
 from gather_transports.semaphores import Semaphore, post
 from gather_transports.shared_file import FileAddress, address_of, attach_file, create_file
-from gather_transports.shm_control import NUM_AREAS, ControlBlock, Extent, Leave, create_control
+from gather_transports.shm_control import LEFT, NUM_AREAS, ControlBlock, Extent, Leave, create_control
 from gather_transports.shm_loans import Lender
 from gather_transports.shm_region import OwnRegion, PeerRegion
 from gather_transports.shm_rendezvous import Note, exchange_notes, own_note
@@ -102,10 +102,13 @@ class ShmGroup:
         """As `views`, where some ranks have used an area; what they have lent is writable, and the caller's to keep.
 
         Raises:
+            AbortedError: A rank has given up in this exchange, though its tokens had come.
             TransportError: What a peer has put there cannot be mapped.
         """
         views = list(self.views[turn])
         for rank, number in enumerate(self.extents[turn]):
+            if number == LEFT:
+                raise self.wait.aborted(rank)
             if number:
                 views[rank] = self._large_view(rank, Extent.unpack(number))
         return tuple(views)
@@ -128,10 +131,10 @@ class ShmGroup:
         while self.owed:
             post(self.owed.pop())
 
-    def leave(self, kind: Leave, text: str) -> None:
-        """Tells the peers; from any thread."""
+    def leave(self, kind: Leave, text: str, *, within: int | None) -> None:
+        """Tells the peers; from any thread. `within`: the turn whose exchange is not at its end, if any."""
         self.wait.given_up = text
-        self.control.say_farewell(kind, text)
+        self.control.say_farewell(kind, text, within=within)
 
     def are_dead(self) -> dict[int, bool]:
         """For each peer, whether its process has ended."""

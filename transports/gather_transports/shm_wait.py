@@ -98,11 +98,18 @@ class PeerWait:
 
     def _check_nobody_gave_up(self) -> None:
         if self.given_up is not None:
-            raise AbortedError(self.given_up, self._rank)
+            raise self.aborted(self._rank)
         for rank in self._lives:
             farewell = self._control.farewell(rank)
             if farewell is not None and farewell[0] is Leave.ABORTED:
-                raise AbortedError(f"rank {rank} aborted: {farewell[1]}", rank)
+                raise self.aborted(rank)
+
+    def aborted(self, rank: int) -> AbortedError:
+        """What a rank has given up with, which may be this one."""
+        if rank == self._rank:
+            return AbortedError(self.given_up or "aborted", rank)
+        farewell = self._control.farewell(rank)
+        return AbortedError(f"rank {rank} aborted" + (f": {farewell[1]}" if farewell is not None else ""), rank)
 
     def _check_still_wanted(self, pending: Sequence[Semaphore], deadline: Deadline) -> None:
         self._check_nobody_gave_up()
