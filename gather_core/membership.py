@@ -81,10 +81,14 @@ class Membership:
 
     def check(self) -> None:
         """Raises ClosedError, GroupBrokenError, or GatherError during a stream, where no operation can begin."""
-        self._notes.check_process()
-        self.check_open()
+        self.check_usable()
         if self._activity.stream is not None:
             raise GatherError(_IN_STREAM)
+
+    def check_usable(self) -> None:
+        """Raises ClosedError, in a forked child too, or GroupBrokenError."""
+        self._notes.check_process()
+        self.check_open()
 
     def check_open(self) -> None:
         """Raises ClosedError or GroupBrokenError."""

@@ -109,7 +109,7 @@ class OrderedCalls:
             self._is_closed = True
             dropped = [self.pending.pop() for _ in range(len(self.pending) - 1)]
             self._changed.notify_all()
-            is_running = bool(self.pending) and not self._is_worker()
+            is_running = bool(self.pending) and not self.pending[0].future.done() and not self._is_worker()
         for task in reversed(dropped):
             task.future.set_exception(ClosedError(_CLOSED))
         return is_running

@@ -71,7 +71,7 @@ class StreamRounds:
         self._wanted: Sequence[int] = range(plan.world_size) if dst == plan.rank else (dst,)
         self.encode = membership.rounds.encode
         self.decode = membership.rounds.decode
-        self.check_open = membership.check_open
+        self.check_usable = membership.check_usable
         self.abort = membership.abort
         self.telling_interrupts = membership.telling_interrupts
 
@@ -230,7 +230,7 @@ class GatherStream(_Side, Iterator[tuple[int, T]], Generic[T]):
     def _check_open(self) -> None:
         """What has arrived is the transport's, and so gone where that was closed."""
         try:
-            self._rounds.check_open()
+            self._rounds.check_usable()
         except GatherError:
             self._arrived.clear()
             self._end()

@@ -319,3 +319,19 @@ def test_the_worker_has_the_device_of_who_made_the_gatherer_and_waits_for_the_ca
     in_worker = ["device 3", "synchronize", "encode", "record", "synchronize"]
     assert [what for who, what in log if who == "worker"] == in_worker
     assert log.index(("caller", "record")) < log.index(("worker", "synchronize"))
+
+
+def test_a_queue_whose_last_call_has_ended_runs_nothing_though_its_callbacks_do() -> None:
+    calls = OrderedCalls()
+    has_callback, in_callback, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def wait_in_callback(_: Future[bool]) -> None:
+        in_callback.set()
+        go_on.wait(20)
+
+    calls.submit(lambda: has_callback.wait(20)).add_done_callback(wait_in_callback)
+    has_callback.set()
+    assert in_callback.wait(20)
+    assert not calls.close()
+    go_on.set()
+    calls.join()

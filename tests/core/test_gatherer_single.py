@@ -244,6 +244,22 @@ def test_a_child_forked_in_the_middle_of_an_operation_does_not_hang() -> None:
     assert run_script(script) == "0 ['parent']"
 
 
+def test_a_forked_child_cannot_go_on_with_its_parents_stream_and_the_parent_can() -> None:
+    script = """
+        gatherer = Gatherer(transport="single")
+        stream = gatherer.iter_gather([1, 2, 3])
+        first = next(stream)
+        if (child := os.fork()) == 0:
+            try:
+                next(stream)
+            except ClosedError:
+                os._exit(7)
+            os._exit(1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), first, *stream)
+    """
+    assert run_script(script) == "7 (0, 1) (0, 2) (0, 3)"
+
+
 def test_a_gatherer_that_nobody_closed_does_not_disturb_the_end_of_the_process() -> None:
     assert run_script("print(Gatherer().all_gather(1))") == "[1]"
 

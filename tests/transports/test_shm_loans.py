@@ -50,10 +50,10 @@ def test_a_loan_that_is_returned_while_it_is_read_is_found() -> None:
 class Pair:
     """A rank that lends and one that borrows, in one process."""
 
-    def __init__(self, file: Descriptor, control_fd: int, *, lends: bool = True) -> None:
+    def __init__(self, file: Descriptor, control_fd: int, *, lends: bool = True, keep_nbytes: int = MIB) -> None:
         create_control(control_fd, 2)
         self.control = ControlBlock(control_fd, 0, 2)
-        self.own = OwnRegion(file, SLOT, MIB, Allocator(file, 1, lambda: None))
+        self.own = OwnRegion(file, SLOT, keep_nbytes, Allocator(file, 1, lambda: None))
         self.peer = PeerRegion(file, SLOT)
         self.lender = Lender([self.control.loan_token(0, area) for area in range(NUM_AREAS)], 1)
         if lends:
@@ -229,6 +229,57 @@ def test_giving_up_while_the_region_grows_does_nothing(pair: Pair, monkeypatch: 
 
     monkeypatch.setattr(pair.own._allocator, "allocate", give_up_in_between)
     assert pair.peer.written(pair.hand_over(2, 9 * MIB)._replace(lent=False))[-1] == 2
+
+
+def test_what_another_thread_gives_back_is_never_what_is_being_lent(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lend = pair.lender.lend
+
+    def lend_late(area: int) -> None:
+        pair.own.give_up()
+        lend(area)
+
+    monkeypatch.setattr(pair.lender, "lend", lend_late)
+    assert bytes(pair.borrow(pair.hand_over(7))[-2:]) == b"\7\7"
+
+
+def test_areas_that_take_turns_are_kept_while_all_others_are_lent(
+    file: Descriptor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with new_file() as fd:
+        pair = Pair(file, fd, keep_nbytes=4 * MIB)
+    kept = [pair.borrow(pair.hand_over(number)) for number in range(NUM_AREAS - 2)]
+    assert not any(pair.hand_over(number).lent for number in range(2))
+    allocate, allocated = pair.own._allocator.allocate, []
+
+    def counted(start: int, nbytes: int) -> None:
+        allocated.append(nbytes)
+        allocate(start, nbytes)
+
+    monkeypatch.setattr(pair.own._allocator, "allocate", counted)
+    assert not any(pair.hand_over(number).lent for number in range(100))
+    assert allocated == []
+    assert [view[-1] for view in kept] == [*range(NUM_AREAS - 2)]
+
+
+def test_what_other_areas_hold_that_nobody_reads_makes_room(
+    pair: Pair, file: Descriptor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [pair.borrow(pair.hand_over(number, 8 * MIB)) for number in range(4)]
+    del kept[1:]
+    fallocate = os.posix_fallocate
+
+    def full_from_40_mib_on(fd: int, start: int, nbytes: int) -> None:
+        if allocated_nbytes(file) + nbytes > 40 * MIB:
+            raise OSError(28, "No space left on device")
+        fallocate(fd, start, nbytes)
+
+    monkeypatch.setattr(os, "posix_fallocate", full_from_40_mib_on)
+    assert pair.borrow(pair.hand_over(9, 28 * MIB))[-1] == 9
+    with pytest.raises(MemoryError, match="No space left on device"):
+        pair.hand_over(10, 36 * MIB)
+    assert kept[0][-1] == 0
 
 
 def test_a_finalizer_of_a_cycle_still_finds_what_was_borrowed(pair: Pair) -> None:

@@ -103,7 +103,8 @@ class ShmTransport(Transport):
         except TransportError:  # a timeout of ours is an OSError too
             raise
         except OSError as exc:
-            raise TransportError(f"no shared memory: {exc.strerror or exc}") from exc
+            where = f" in {self._folder}" if self._folder else ""
+            raise TransportError(f"no shared memory{where}: {exc.strerror or exc}") from exc
         self._refused = ""
 
     @property

@@ -58,7 +58,7 @@ class _Area:
         self.view = memoryview(b"")
         self.allocated_nbytes = 0
         self.used_at = 0
-        """The exchange that has last needed more of it than is kept anyway, or lent it."""
+        """The exchange that has last needed all of it, or more than is kept anyway, or lent it."""
         self._file = file
         self._writable = writable
 
@@ -133,7 +133,7 @@ class OwnRegion:
             area = self._free_area(nbytes, _MOST_UNUSED * nbytes if may_lend and self._lends(nbytes) else _AREA_AT)
             if nbytes > area.allocated_nbytes:
                 try:
-                    self._grow(area, _area_nbytes(nbytes))
+                    self._grow_where_there_is_room(area, _area_nbytes(nbytes))
                 except TransportError:  # a timeout of ours is an OSError too
                     raise
                 except OSError as exc:
@@ -143,13 +143,14 @@ class OwnRegion:
 
     def hand_over(self, nbytes: int, *, may_lend: bool = False) -> Extent:
         """Says where the payload is that has been written into `large_slot`: from here on, peers read it."""
-        area, self._next = self._next, None
+        area = self._next
         assert area is not None, "large_slot comes first"
         fits = area.allocated_nbytes <= _MOST_UNUSED * nbytes
         lent = may_lend and self._lends(nbytes) and fits and self._lend(area)
-        if lent or nbytes > self._keep_nbytes:
+        if lent or nbytes > self._keep_nbytes or area.allocated_nbytes <= _area_nbytes(nbytes):
             area.used_at = self._num_exchanges
         self._pass_on(None if lent else area)
+        self._next = None  # last: where another thread gives up, it is to find the area as one in use at any time
         return Extent(nbytes, area.number, lent)
 
     def hand_over_slot(self) -> None:
@@ -204,10 +205,10 @@ class OwnRegion:
     def _free_area(self, nbytes: int, longest: int) -> _Area:
         """The shortest from `nbytes` to `longest`, else the one that lacks the least, or what is left.
 
-        Where payloads are alike, two areas take turns, and the others need not be looked at.
+        Where payloads are alike, and too short to be lent, two areas take turns and the others need not be looked at.
         """
-        last_but_one = self._was_read
-        if last_but_one is not None and nbytes <= last_but_one.allocated_nbytes <= min(longest, _MOST_UNUSED * nbytes):
+        last_but_one = self._was_read if longest == _AREA_AT else None
+        if last_but_one is not None and nbytes <= last_but_one.allocated_nbytes <= _MOST_UNUSED * nbytes:
             return last_but_one
         free = [area for area in self._areas if area is not self._being_read and self._is_free(area)]
         lengths = [area.allocated_nbytes for area in free]
@@ -215,6 +216,19 @@ class OwnRegion:
         shorter = [length for length in lengths if length < nbytes]
         length = min(fitting) if fitting else max(shorter, default=min(lengths))
         return free[lengths.index(length)]
+
+    def _grow_where_there_is_room(self, area: _Area, nbytes: int) -> None:
+        """As `_grow`; where there is no memory for that, a second time with what other areas hold that nobody reads."""
+        try:
+            self._grow(area, nbytes)
+        except OSError as exc:
+            idle = [other for other in self._areas if other.allocated_nbytes and other is not area]
+            idle = [other for other in idle if other is not self._being_read and self._is_free(other)]
+            if isinstance(exc, TransportError) or not idle:
+                raise
+            for other in idle:
+                self._give_back(other, 0)
+            self._grow(area, nbytes)
 
     def _grow(self, area: _Area, nbytes: int) -> None:
         if nbytes > _AREA_AT:
