@@ -428,3 +428,31 @@ def test_what_a_peer_claims_and_has_not_is_an_error() -> None:
     assert isinstance(outcomes[0], TransportError)
     assert f"the {1 << 50} bytes of rank 1 cannot be mapped here" in str(outcomes[0])
     assert [len(view) for view in outcomes[1]] == [SLOT, 8192], "it has no more there"
+
+
+FORK_INTERRUPTED = """
+import ctypes, os, signal
+from functools import partial
+import numpy as np
+import torch.distributed as dist
+from gather_core import Gatherer
+
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+gatherer = Gatherer(transport="shm")
+(lent,) = gatherer.all_gather(np.full(2 << 20, 1, np.uint8))
+# A hook in C, which no handler of Python's can come in the middle of: it comes as the hook behind it begins.
+os.register_at_fork(before=partial(ctypes.PyDLL(None)["raise"], signal.SIGINT))
+is_written, write = os.pipe()
+if not (child := os.fork()):
+    os.read(is_written, 1)
+    os._exit(int(lent.max()))
+del lent
+for number in range(2, 6):
+    gatherer.all_gather(np.full(2 << 20, number, np.uint8))
+os.write(write, b"x")
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_has_results_of_its_own_though_a_signal_came_as_the_fork_began() -> None:
+    assert run_python(f"import warnings; warnings.simplefilter('ignore')\n{FORK_INTERRUPTED}") == "1\n"

@@ -139,3 +139,5 @@ def _have_forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_return_all, after_in_parent=_have_forked, after_in_child=_forking.clear)
+    # Twice, as a signal's handler may raise when one has only just begun.
+    os.register_at_fork(before=_return_all)
