@@ -61,7 +61,8 @@ class Notes:
 
     def close(self) -> None:
         """Stops listening, but for one last answer to who asks where this rank is; idempotent."""
-        last_answer = partial(_answer, self._store, self._rank, (*self.position[:3], "closed"))
+        phase = "closed" if self.position[3] == "done" else "closed within"
+        last_answer = partial(_answer, self._store, self._rank, (*self.position[:3], phase))
         self._bell.stop_listening(self._scope, self._ranks[self._rank], last_answer)
 
     def check_process(self) -> None:

@@ -7,9 +7,9 @@ from gather_core.errors import TransportTimeoutError, format_ranks, shorten
 
 Position = tuple[int, str, str, str]
 """Operation number, operation, tag, phase: one of `PHASES`."""
-PHASES = ("function", "encode", "round 1", "round 2", "decode", "done", "closed")
+PHASES = ("function", "encode", "round 1", "round 2", "decode", "closed within", "done", "closed")
 """In the order in which a rank goes through them. "function" is before the operation, in the function given to `run`;
-"done" is after it, "closed" where the Gatherer has been closed since."""
+"done" is after it, "closed" where the Gatherer was closed since, "closed within" where that ended the operation."""
 _DOING = {"encode": "encoding", "decode": "decoding"}
 _TAG_NBYTES = 256
 """Longest tag in a message."""
@@ -51,7 +51,11 @@ def explain(cause: Exception, own: Position, answers: Answers, world_size: int) 
         lines.append(f"where {format_ranks(unheard)} may be is not known, as {answers.cut_short}")
     elif unheard:
         lines.append(f"no sign of life from {format_ranks(unheard)}")
-    others = {rank: at for rank, at in positions.items() if rank in behind or _is_ahead(at, own)}
+    others = {
+        rank: at
+        for rank, at in positions.items()
+        if rank in behind or _is_ahead(at, own) or (_entered(at, own) and at[3] == "closed within")
+    }
     lines += [_line(ranks, at, own) for at, ranks in _by_position(others).items()]
     return Report("; ".join(lines + _advice(own, list(others.values()))), silent, behind)
 
@@ -94,6 +98,8 @@ def _line(ranks: Sequence[int], position: Position, own: Position) -> str:
         return f"{who} {be} ahead ({_whereabouts(position, own, is_one=is_one)})"
     if not _entered(position, own):
         return f"{who} never entered {_name(own)} ({_whereabouts(position, own, is_one=is_one)})"
+    if position[3] == "closed within":
+        return f"{who} closed {'its' if is_one else 'their'} Gatherer in the middle of it"
     if _is_behind(position, own):
         return f"{who} {be} still {_doing(position)}"
     return f"{who} {be} in it too, but late"
@@ -124,6 +130,8 @@ def _whereabouts(position: Position, own: Position, *, is_one: bool) -> str:
             )
         case "closed":
             return f"{they} closed {their} Gatherer after {name}"
+        case "closed within":
+            return f"{they} closed {their} Gatherer in the middle of {name}"
         case "done":
             return f"{they} {are} {'done with' if position[0] == own[0] else 'at'} {name}"
         case "function":
