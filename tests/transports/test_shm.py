@@ -419,10 +419,15 @@ def test_states_of_peers_and_of_a_closed_transport() -> None:
 
 
 def test_what_a_peer_claims_and_has_not_is_an_error() -> None:
+    both_have_read = threading.Barrier(2)
+
     def body(transport: ShmTransport) -> object:
         transport.slot(5000)
         transport._is_large = transport.rank == 1
-        return transport.all_gather_slots(1 << 50, timeout_s=5)
+        try:
+            return transport.all_gather_slots(1 << 50, timeout_s=5)
+        finally:
+            both_have_read.wait(10)  # else who fails, and closes, is heard of
 
     outcomes = on_all(local_contexts(2), body)
     assert isinstance(outcomes[0], TransportError)

@@ -1,7 +1,7 @@
 """The result as tables."""
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from gather_bench.demo.job import Options, Result
 
@@ -58,7 +58,7 @@ def _gathering(options: Options, result: Result) -> Table:
 
 
 def _times(result: Result) -> Table:
-    table = Table("one step's gather by", "median, slowest worker", "times the first")
+    table = Table(Column("one step's gather by", overflow="fold"), "median, slowest worker", "times the first")
     ours = next(iter(result.gather_s.values()))
     for name, seconds in result.gather_s.items():
         table.add_row(name, f"{seconds * 1e3:.2f} ms", f"{seconds / ours:.1f}")
