@@ -168,10 +168,7 @@ class OwnRegion:
             return  # another thread looks for an area, or lets it grow
         try:
             self._is_given_up = True
-            in_use = (self._next, self._being_read, self._was_read)
-            for area in self._areas:
-                if area.allocated_nbytes and area not in in_use and self._is_free(area):
-                    self._give_back(area, 0)
+            self._give_back_idle(self._next, self._being_read, self._was_read)
         finally:
             self._lock.release()
 
@@ -222,12 +219,8 @@ class OwnRegion:
         try:
             self._grow(area, nbytes)
         except OSError as exc:
-            idle = [other for other in self._areas if other.allocated_nbytes and other is not area]
-            idle = [other for other in idle if other is not self._being_read and self._is_free(other)]
-            if isinstance(exc, TransportError) or not idle:
+            if isinstance(exc, TransportError) or not self._give_back_idle(area, self._being_read):
                 raise
-            for other in idle:
-                self._give_back(other, 0)
             self._grow(area, nbytes)
 
     def _grow(self, area: _Area, nbytes: int) -> None:
@@ -270,6 +263,13 @@ class OwnRegion:
         self._makes_holes = self._allocator.give_back(area.start + keep, area.allocated_nbytes - keep)
         if self._makes_holes:
             area.allocated_nbytes = keep
+
+    def _give_back_idle(self, *in_use: _Area | None) -> bool:
+        """Gives back what areas hold that are neither these nor lent; returns whether there were any."""
+        idle = [area for area in self._areas if area.allocated_nbytes and area not in in_use and self._is_free(area)]
+        for area in idle:
+            self._give_back(area, 0)
+        return bool(idle)
 
     def _look_whether_oversized(self) -> None:
         self.is_oversized = self._makes_holes and any(area.allocated_nbytes > keep for area, keep in self._kept())
