@@ -58,9 +58,13 @@ class CodecBorder:
         Raises:
             DecodeError: Whatever the codec raised; names the rank.
         """
+        if _has_many_parts(frames):
+            return without_collection(lambda: self.decode_small(rank, frames))
+        return self.decode_small(rank, frames)
+
+    def decode_small(self, rank: int, frames: Sequence[memoryview]) -> object:
+        """As `decode`, for frames of which it is known that they are short."""
         try:
-            if _has_many_parts(frames):
-                return without_collection(lambda: self._codec.decode(frames, self._options))
             return self._codec.decode(frames, self._options)
         except Exception as exc:
             text = f"codec {self._codec.spec} cannot decode the object of rank {rank}: {summarize(exc)}"

@@ -52,6 +52,8 @@ class _Activity:
     """The owner of the stream that has begun and not ended: nothing else may run."""
     thread: int | None = None
     """The one that is in an operation."""
+    is_closed: bool = False
+    """The group was left: nothing can run any more."""
 
     def described(self) -> str | None:
         """In words, where it is not this thread that would be left in the middle of it."""
@@ -92,7 +94,7 @@ class Membership:
 
     def check_open(self) -> None:
         """Raises ClosedError or GroupBrokenError."""
-        if not self._finalizer.alive:
+        if self._activity.is_closed:
             raise ClosedError("this Gatherer is closed")
         if self._broken is not None:
             raise GroupBrokenError(
@@ -199,7 +201,7 @@ class Membership:
 
     def abort(self, exc: BaseException | None) -> None:
         """Breaks the group, and tells the others without waiting for them. Idempotent."""
-        if self._broken is None and self._finalizer.alive and self._pid == os.getpid():
+        if self._broken is None and not self._activity.is_closed and self._pid == os.getpid():
             cause = exc if exc is not None else GatherError("abort() was called")
             self._broken = cause
             text = summarize(cause)
@@ -242,6 +244,7 @@ class Membership:
 
 
 def _release(notes: Notes, transport: Transport, calls: OrderedCalls, activity: _Activity, pid: int) -> None:
+    activity.is_closed = True
     is_ours = pid == os.getpid()  # in a forked child, a thread of the parent's may hold the lock of the calls
     if is_ours:
         is_running = calls.close()

@@ -6,7 +6,6 @@ first rank that wants to know rings everybody), `position/<rank>` (each rank's a
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from functools import partial
 from time import sleep
@@ -24,6 +23,7 @@ from gather_core.errors import (
     printable,
     shorten,
 )
+from gather_core.forks import this_process
 from gather_core.positions import Answers, Position, as_told, explain
 from gather_core.transport import Store
 
@@ -55,7 +55,7 @@ class Notes:
         self._scope = scope
         self._rank = rank
         self._ranks = ranks
-        self._pid = os.getpid()
+        self._num_forks = this_process.num_forks
         self._aborted: tuple[int, str] | None = None
         self._bell.listen(scope, ranks[rank], self._on_ring)
 
@@ -67,7 +67,7 @@ class Notes:
 
     def check_process(self) -> None:
         """Raises ClosedError in a forked child."""
-        if self._pid != os.getpid():
+        if self._num_forks != this_process.num_forks:
             raise ClosedError("this Gatherer belongs to the parent process: construct one after the fork")
 
     def check(self) -> None:

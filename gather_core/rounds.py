@@ -68,12 +68,12 @@ class Rounds:
         started_s = monotonic()
         self._enter(call, "round 1")
         slots = self._all_gather_slots(outgoing, timeout_s)
-        small = read_small_slots(slots, outgoing.agreement, self._small_up_to) if outgoing.failure is None else None
+        small = read_small_slots(slots, outgoing.agreement, self._small_up_to, self._rank, outgoing.small_slot)
         if small is not None:
             self._count(call, outgoing)
             if call.manner is PLAIN:
                 self._enter(call, "decode")
-                decode = self._border.decode
+                decode = self._border.decode_small
                 return [decode(rank, (small[rank],)) for rank in call.wanted]
             received: Received = [(rank, (small[rank],)) for rank in call.wanted]
         else:

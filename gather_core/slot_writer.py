@@ -40,6 +40,8 @@ class Outgoing:
     """Of the slot, in bytes."""
     agreement: bytes
     failure: BaseException | None = None
+    small_slot: bytes = b""
+    """All of the slot, where it holds one small frame."""
     seal: bytes = b""
     """The end of a payload that is left to round 2."""
     parcels: Sequence[Sequence[memoryview]] = ()
@@ -82,7 +84,7 @@ class SlotWriter:
             packed = pack_small_slot(frames[0], self._rank, agreement)
             filled = len(packed)
             self._transport.slot(filled)[:filled] = packed
-            return Outgoing(frames, filled - HEADER_NBYTES, filled, agreement)
+            return Outgoing(frames, filled - HEADER_NBYTES, filled, agreement, small_slot=packed)
         nbytes = payload_nbytes(frames) + self._seal_nbytes
         if nbytes > terms.limits.payload_nbytes:
             raise LimitError(f"{nbytes} bytes are above Limits.payload_nbytes={terms.limits.payload_nbytes}")

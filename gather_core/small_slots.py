@@ -20,6 +20,7 @@ SMALL_UP_TO_NBYTES = 4096
 _TABLE = struct.Struct(f"<Q{ALIGNMENT - 8}x")
 _SLOT = struct.Struct("<QQIIQ32sQ")
 """Header and the length of the only frame."""
+_LENGTH = struct.Struct("<Q")
 _FRAME_OFFSET = HEADER_NBYTES + _TABLE.size
 _PADDING = tuple(bytes(-count % ALIGNMENT) for count in range(ALIGNMENT))
 
@@ -40,19 +41,30 @@ def pack_small_slot(frame: Buffer, rank: int, agreement: bytes) -> bytes:
     return pack_header(len(payload), rank, 1, xxh3_64_intdigest(payload), agreement) + payload
 
 
-def read_small_slots(slots: Sequence[memoryview], agreement: bytes, max_nbytes: int) -> list[memoryview] | None:
+def read_small_slots(
+    slots: Sequence[memoryview], agreement: bytes, max_nbytes: int, own_rank: int, own_slot: bytes
+) -> list[memoryview] | None:
     """Verifies the slots of a round, checksums of all their bytes included.
 
     Args:
         slots: One view per group rank, in order.
         agreement: The agreement block that a healthy slot of this operation carries.
         max_nbytes: The longest frame that may be taken here.
+        own_rank: This rank.
+        own_slot: What `pack_small_slot` has returned here for this operation, as which this rank's own must have come
+            back; empty: this rank sends something else.
 
     Returns:
         The frame of each rank, as views; None where a slot carries anything but one frame of that length.
     """
+    if not own_slot or slots[own_rank][: len(own_slot)].tobytes() != own_slot:
+        return None
     frames = []
     for rank, slot in enumerate(slots):
+        if rank == own_rank:
+            (length,) = _LENGTH.unpack_from(own_slot, HEADER_NBYTES)
+            frames.append(memoryview(own_slot)[_FRAME_OFFSET : _FRAME_OFFSET + length])
+            continue
         if len(slot) < _FRAME_OFFSET:
             return None
         head = slot[:_FRAME_OFFSET].tobytes()  # a peer may share the slot's memory

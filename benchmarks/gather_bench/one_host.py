@@ -49,8 +49,9 @@ class Workload:
 
     name: str
     ways: dict[str, Way]
-    calls: int
     bounds: Sequence[Bound] = ()
+    calls: int | None = None
+    """Of every way behind one barrier; None: as many as fill 30 ms."""
 
 
 def _dict(gatherer: Gatherer, peers: "_Peers") -> Workload:
@@ -58,7 +59,7 @@ def _dict(gatherer: Gatherer, peers: "_Peers") -> Workload:
     bounds = [Bound("all_gather_object", 60)]
     if gatherer.world_size == 2:
         bounds.append(Bound("mpi4py", 1.6, faster=False))
-    return Workload("dict of 10 numbers", peers.ways(gatherer, metrics), 100, bounds)
+    return Workload("dict of 10 numbers", peers.ways(gatherer, metrics), bounds)
 
 
 def _dpr_step(gatherer: Gatherer, peers: "_Peers") -> Workload:
@@ -68,7 +69,7 @@ def _dpr_step(gatherer: Gatherer, peers: "_Peers") -> Workload:
     bounds = [Bound("all_gather_object", 12 if gatherer.world_size == 2 else 20)]
     if gatherer.world_size == 2:
         bounds.append(Bound("pkl5", 3))
-    return Workload("DPR step, tensors", peers.ways(gatherer, step), 20, bounds)
+    return Workload("DPR step, tensors", peers.ways(gatherer, step), bounds)
 
 
 def _array(gatherer: Gatherer, peers: "_Peers", *, kept: bool) -> Workload:
@@ -105,11 +106,11 @@ def _array(gatherer: Gatherer, peers: "_Peers", *, kept: bool) -> Workload:
     two = gatherer.world_size == 2
     if kept:
         bounds = [Bound("all_gather_object", 7), Bound("copies, fresh", 1.7, faster=False)] if two else []
-        return Workload("16 MiB array, kept", ways, 2, bounds)
+        return Workload("16 MiB array, kept", ways, bounds, calls=2)
     bounds = [Bound("all_gather_object", 15 if two else 13)]
     if two:
         bounds.append(Bound("copies, warm", 2.5, faster=False))
-    return Workload("16 MiB array, dropped", ways, 2, bounds)
+    return Workload("16 MiB array, dropped", ways, bounds, calls=2)
 
 
 class _Peers:

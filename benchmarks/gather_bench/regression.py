@@ -28,7 +28,7 @@ _WORLD_SIZE = 2
 _PEER = "all_gather_object"
 _ATTEMPTS = 3
 _ROUNDS = 40
-_CALLS = {"shm": 20, "gloo": 5, _PEER: 5}
+_CALLS = {"shm": 200, "gloo": 5, _PEER: 5}
 """Rounds of a millisecond or a few: short enough that some are not disturbed, long beside the start of a round."""
 
 

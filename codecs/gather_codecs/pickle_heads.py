@@ -72,8 +72,17 @@ def load(frames: Sequence[memoryview]) -> object:
     Raises:
         DecodeError: They are not the frames of one pickle.
     """
-    if len(frames) == 1:
-        return _load_head(frames, ())
+    try:
+        if len(frames) == 1 and _is_framed(frames[0]):
+            return pickle.loads(frames[0])
+        return _load_frames(frames)
+    except (DecodeError, LimitError):
+        raise
+    except Exception as exc:
+        raise DecodeError(f"cannot unpickle: {summarize(exc)}") from exc
+
+
+def _load_frames(frames: Sequence[memoryview]) -> object:
     end = 1 + _num_pieces(frames)
     buffers = iter([own(frame) for frame in frames[end:]])
     obj = _load_head(frames[1:end] or frames[:1], buffers)
@@ -102,17 +111,12 @@ def _load_head(pieces: Sequence[memoryview], buffers: Iterable[memoryview]) -> o
 
     What a damaged head has behind the end of the pickle but inside that frame is ignored, as pickle itself does.
     """
-    try:
-        # What pickle wrote as frames says how long it is; only other heads need the slower unpickler that tells.
-        if len(pieces) == 1 and _is_framed(pieces[0]):
-            return pickle.loads(pieces[0], buffers=buffers)
-        # For what is small anyway, a copy is cheaper than reading piece by piece.
-        stream = io.BytesIO(pieces[0]) if len(pieces) == 1 else io.BufferedReader(_Pieces(pieces))
-        obj: object = pickle.Unpickler(stream, buffers=buffers).load()
-    except (DecodeError, LimitError):
-        raise
-    except Exception as exc:
-        raise DecodeError(f"cannot unpickle: {summarize(exc)}") from exc
+    # What pickle wrote as frames says how long it is; only other heads need the slower unpickler that tells.
+    if len(pieces) == 1 and _is_framed(pieces[0]):
+        return pickle.loads(pieces[0], buffers=buffers)
+    # For what is small anyway, a copy is cheaper than reading piece by piece.
+    stream = io.BytesIO(pieces[0]) if len(pieces) == 1 else io.BufferedReader(_Pieces(pieces))
+    obj: object = pickle.Unpickler(stream, buffers=buffers).load()
     if surplus := sum(map(len, pieces)) - stream.tell():
         raise DecodeError(f"{surplus} bytes behind the pickle")
     return obj

@@ -44,6 +44,11 @@ def read_step_by_step(slots: Sequence[memoryview], terms: Terms) -> list[list[by
     return frames
 
 
+def read(slots: Sequence[memoryview], agreement: bytes = AGREEMENT) -> list[memoryview] | None:
+    """On rank 0, whose slot is as it was written."""
+    return read_small_slots(slots, agreement, SMALL_UP_TO_NBYTES, 0, bytes(slots[0]))
+
+
 @given(st.binary(max_size=SMALL_UP_TO_NBYTES), st.integers(0, 2**32 - 1))
 def test_the_bytes_are_those_of_a_slot_written_step_by_step(frame: bytes, rank: int) -> None:
     assert pack_small_slot(frame, rank, AGREEMENT) == step_by_step([frame], rank)
@@ -52,7 +57,7 @@ def test_the_bytes_are_those_of_a_slot_written_step_by_step(frame: bytes, rank: 
 @given(FRAME, FRAME)
 def test_healthy_slots_are_taken_from_memory_of_any_length(first: bytes, second: bytes) -> None:
     slots = [memoryview(pack_small_slot(first, 0, AGREEMENT)), memoryview(pack_small_slot(second, 1, AGREEMENT) + b"x")]
-    frames = read_small_slots(slots, AGREEMENT, SMALL_UP_TO_NBYTES)
+    frames = read(slots)
     assert frames is not None
     assert list(map(bytes, frames)) == [first, second]
 
@@ -63,26 +68,44 @@ def test_no_byte_can_differ(frame: bytes, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(slot) - 1))
     slot[at] ^= data.draw(st.integers(1, 255))
     slots = [memoryview(pack_small_slot(b"", 0, AGREEMENT)), memoryview(slot)]
-    assert read_small_slots(slots, AGREEMENT, SMALL_UP_TO_NBYTES) is None
+    assert read(slots) is None
 
 
 @given(FRAME, st.integers(0, 600))
 def test_a_slot_that_is_cut_is_left_to_others(frame: bytes, nbytes: int) -> None:
-    slot = pack_small_slot(frame, 0, AGREEMENT)
-    assume(nbytes < len(slot))
-    assert read_small_slots([memoryview(slot)[:nbytes]], AGREEMENT, SMALL_UP_TO_NBYTES) is None
+    own, other = pack_small_slot(frame, 0, AGREEMENT), pack_small_slot(frame, 1, AGREEMENT)
+    assume(nbytes < len(own))
+    assert read([memoryview(own), memoryview(other)[:nbytes]]) is None
+    assert read_small_slots([memoryview(own)[:nbytes]], AGREEMENT, SMALL_UP_TO_NBYTES, 0, own) is None
+
+
+@given(FRAME, st.data())
+def test_no_byte_of_this_ranks_own_slot_can_come_back_different(frame: bytes, data: st.DataObject) -> None:
+    own = pack_small_slot(frame, 1, AGREEMENT)
+    returned = bytearray(own + b"x")
+    slots = [memoryview(pack_small_slot(b"", 0, AGREEMENT)), memoryview(returned)]
+    frames = read_small_slots(slots, AGREEMENT, SMALL_UP_TO_NBYTES, 1, own)
+    assert frames is not None
+    assert bytes(frames[1]) == frame
+    returned[data.draw(st.integers(0, len(own) - 1))] ^= data.draw(st.integers(1, 255))
+    assert read_small_slots(slots, AGREEMENT, SMALL_UP_TO_NBYTES, 1, own) is None
+
+
+def test_where_this_rank_sends_something_else_all_is_left_to_others() -> None:
+    slots = [memoryview(pack_small_slot(b"", rank, AGREEMENT)) for rank in range(2)]
+    assert read_small_slots(slots, AGREEMENT, SMALL_UP_TO_NBYTES, 0, b"") is None
 
 
 @pytest.mark.parametrize("frames", [[], [b"a", b"b"], [bytes(SMALL_UP_TO_NBYTES + 1)]], ids=["none", "two", "large"])
 def test_what_is_not_one_small_frame_is_left_to_others(frames: list[bytes]) -> None:
     slots = [memoryview(pack_small_slot(b"", 0, AGREEMENT)), memoryview(step_by_step(frames, 1))]
-    assert read_small_slots(slots, AGREEMENT, SMALL_UP_TO_NBYTES) is None
+    assert read(slots) is None
 
 
-def test_an_error_is_left_to_others_also_where_all_ranks_have_one() -> None:
-    agreement = pack_agreement(Kind.ERROR, TERMS.group_id, 3, TERMS.world_size, 0)
-    slot = memoryview(step_by_step([b"", b"", b""], 0, agreement))
-    assert read_small_slots([slot], agreement, SMALL_UP_TO_NBYTES) is None
+def test_an_error_of_another_rank_is_left_to_others() -> None:
+    agreement = pack_agreement(Kind.ERROR, TERMS.group_id, 3, TERMS.world_size, 5)
+    failed = memoryview(pack_small_slot(b"", 1, agreement))
+    assert read([memoryview(pack_small_slot(b"", 0, AGREEMENT)), failed]) is None
 
 
 _NUMBERS = st.one_of(st.integers(0, 300), st.sampled_from([2**63, 2**64 - 1]))
@@ -98,7 +121,7 @@ def test_forged_lengths_with_right_checksums_are_taken_only_where_step_by_step_t
     payload = view[HEADER_NBYTES : HEADER_NBYTES + min(total_nbytes, len(slot))]
     view[:HEADER_NBYTES] = pack_header(total_nbytes, rank, num_frames, checksum_parts([payload]), AGREEMENT)
     slots = [memoryview(pack_small_slot(b"", 0, AGREEMENT)), view.toreadonly()]
-    found = read_small_slots(slots, AGREEMENT, SMALL_UP_TO_NBYTES)
+    found = read(slots)
     if found is not None:
         assert [[bytes(frame)] for frame in found] == read_step_by_step(slots, TERMS)
 

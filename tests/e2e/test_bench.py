@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import pytest
 
-from gather_bench.bench import measure
+from gather_bench import interleaved
 from gather_bench.bench.options import Options
 from rank_pool import RankPool
 
@@ -278,19 +278,25 @@ def test_a_payload_that_cannot_be_made_or_sent_has_failed_for_every_way(pool: Ra
 
 
 @pytest.mark.parametrize(
-    ("probes", "calls"),
+    ("first_s", "call_s", "calls"),
     [
-        *(([0.001, 0.030, 0.001], 30), ([1e-6] * 3, 50), ([0.1] * 3, 2), ([9.0], 2), ([0.01, 0.001, 0.002], 15)),
-        ([0.25, 0.003, 0.003], 10),  # the first call after something else may be slow
+        *((0.001, 0.001, 30), (0.01, 0.002, 15), (1e-6, 1e-6, 2000), (0.1, 0.1, 2), (9.0, 9.0, 2), (0.016, 0.016, 2)),
+        *((0.25, 0.003, 10), (0.02, 15e-6, 2000), (0.001, 40e-6, 750)),  # the first call after something else is slow
     ],
 )
-def test_a_way_is_called_as_often_as_its_middle_probe_says_and_at_least_twice(
-    probes: list[float], calls: int, monkeypatch: pytest.MonkeyPatch
+def test_as_many_calls_as_fill_a_round_and_at_least_two(
+    first_s: float, call_s: float, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = list(probes)
-    monkeypatch.setattr(measure, "slowest_rank_s", lambda way, calls: left.pop(0))
-    assert measure.fitting_calls(lambda: None) == calls
-    assert not left
+    asked: list[int] = []
+
+    def slowest_rank_s(way: object, num_calls: int) -> float:
+        asked.append(num_calls)
+        return (first_s if len(asked) == 1 else call_s) + (num_calls - 1) * call_s
+
+    monkeypatch.setattr(interleaved, "slowest_rank_s", slowest_rank_s)
+    assert interleaved.fitting_calls(lambda: None) == calls
+    assert asked[0] == 1
+    assert len(asked) <= 5
 
 
 def test_ranks_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any
 
 import torch.distributed as dist
@@ -16,16 +15,9 @@ from gather_bench.bench.results import BASELINE, Row, Status, Timing
 from gather_bench.bench.sent import Sent, send
 from gather_bench.bench.split import measure_splits
 from gather_bench.bench.ways import GathererWay, ReadyWay
-from gather_bench.interleaved import Way, slowest_rank_rounds, slowest_rank_s
+from gather_bench.interleaved import fitting_calls, slowest_rank_rounds
 from gather_bench.peers import torch_all_gather_object
 from gather_bench.resident import give_idle_memory_back, peak_above_before
-
-_ROUND_S = 0.03
-_MIN_CALLS = 2
-_MAX_CALLS = 50
-_PROBES = 3
-_LONG_PROBE_S = 10 * _ROUND_S
-"""A call that takes this long needs no second look: two of them are more than a round."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,7 @@ def run_cases(
         cases: The same in the same order on every rank.
         payloads: By name, likewise.
         rounds: How many rounds are counted; at least 1.
-        calls: Calls behind one barrier; None: for each case, what fills a round of some 30 ms, 2 to 50.
+        calls: Calls behind one barrier; None: for each case, what fills a round of some 30 ms, 2 to 2000.
         progress: Is told on every rank what comes next, and after each round.
 
     Returns:
@@ -109,14 +101,6 @@ def _check(case: Case, sent: Sent) -> _Checked:
     wrong = attempt(lambda: sent.first_difference(way.objects(returned.value)))
     problem = wrong.problem or agree(wrong.value)
     return _Checked(case, None, "wrong", problem) if problem is not None else _Checked(case, way)
-
-
-def fitting_calls(way: Way) -> int:
-    """(all ranks) Calls that take about as long as a round should, on the slowest rank."""
-    probes = [slowest_rank_s(way, 1)]
-    while len(probes) < _PROBES and probes[0] < _LONG_PROBE_S:
-        probes.append(slowest_rank_s(way, 1))
-    return max(_MIN_CALLS, min(_MAX_CALLS, round(_ROUND_S / max(median(probes), 1e-9))))
 
 
 def _is_baseline(checked: _Checked) -> bool:
