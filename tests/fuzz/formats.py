@@ -25,7 +25,7 @@ _TUPLE, _SET, _BIGINT, _FRACTION = 1, 2, 5, 9
 """Codes of extensions of msgpack's."""
 _HASH_PRIME = (1 << 61) - 1
 """Of which the multiples are ints of one hash."""
-_FEW, _MANY = 270, 15_000
+_FEW, _MANY = 270, 25_000
 
 
 class Format(ABC):
