@@ -24,6 +24,7 @@ from gather_core import (
     TransportError,
     TransportTimeoutError,
 )
+from gather_transports import mpi_channel
 from gather_transports.mpi import MpiTransport
 from mpi_pool import MpiPools
 
@@ -52,6 +53,32 @@ def test_every_operation_returns_objects_of_any_size(mpi_pools: MpiPools, world_
         assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
 
     mpi_pools(world_size).values(world_size, body, transport)
+
+
+def test_an_exchange_is_prepared_once_and_freed_at_the_end_where_mpi_does_that_without_waiting(
+    mpi_pools: MpiPools,
+) -> None:
+    def body(rank: int, world_size: int) -> None:
+        from mpi4py import MPI
+
+        gatherer = Gatherer(transport="mpi")
+        prepared = prepared_by(gatherer)
+        assert gatherer.all_gather(rank) == gatherer.all_gather(rank) == [0, 1]
+        assert prepared_by(gatherer) is prepared
+        gatherer.close()
+        assert prepared == MPI.REQUEST_NULL
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(mpi_channel, "_PREPARE_ALONE", frozenset())
+            with Gatherer(transport="mpi") as gatherer:
+                assert prepared_by(gatherer) is None
+                assert gatherer.all_gather([rank] * 1000) == [[0] * 1000, [1] * 1000]
+                assert gatherer.all_gather(rank) == [0, 1]
+
+    def prepared_by(gatherer: Gatherer) -> Any:
+        transport: Any = gatherer.transport
+        return transport._prepared
+
+    mpi_pools(2).values(2, body)
 
 
 def test_a_rank_that_cannot_encode_fails_every_rank_and_leaves_the_group_usable(mpi_pools: MpiPools) -> None:

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from environment import variables
-from gather_core import Gatherer, SettingsError, SetupError, TransportTimeoutError
+from gather_core import Gatherer, SettingsError, SetupError, TransportError, TransportTimeoutError
 from gather_transports.mpi import MpiTransport
+from gather_transports.mpi_channel import Channel
 from gather_transports.single import SingleTransport
 from mpi_pool import MpiPools
 
@@ -114,6 +115,29 @@ def test_a_duplicate_on_which_ranks_have_made_different_numbers_of_calls_is_not_
             assert another.all_gather(rank) == [0, 1]
             transport = another.transport
             return bool(used.index == transport._channel.index)
+
+    assert mpi_pools(2).values(2, body) == [False, False]
+
+
+def test_a_duplicate_on_which_not_all_ranks_have_prepared_is_not_used_again(mpi_pools: MpiPools) -> None:
+    def body(rank: int, world_size: int) -> bool:
+        used: list[int] = []
+
+        def failing(channel: Any, own: memoryview, rows: memoryview) -> Any:
+            used.append(channel.index)
+            if rank == 1:
+                raise TransportError("on purpose")
+            return prepare(channel, own, rows)
+
+        prepare = Channel.prepare_all_gather
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Channel, "prepare_all_gather", failing)
+            with pytest.raises(SetupError, match="on purpose"):
+                Gatherer(transport="mpi")
+        with Gatherer(transport="mpi") as another:
+            assert another.all_gather(rank) == [0, 1]
+            transport: Any = another.transport
+            return bool(transport._channel.index in used)
 
     assert mpi_pools(2).values(2, body) == [False, False]
 

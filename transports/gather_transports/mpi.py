@@ -60,6 +60,8 @@ class MpiTransport(Transport):
         self._chunk_nbytes = chunk_nbytes
         self._group: MpiGroup | None = None
         self._channel: Channel | None = None
+        self._prepared: MPI.Prequest | None = None
+        """The exchange of rows, where it can be started again and again."""
         self._world_size = 0
 
     @classmethod
@@ -94,6 +96,7 @@ class MpiTransport(Transport):
         await_everyone(context, deadline, self.check_interrupt)
         self._channel = context.process_group.take_channel(deadline, self.check_interrupt)
         self._group = context.process_group
+        self._prepared = self._channel.prepare_all_gather(self._own[: self._row_nbytes], self._rows)
 
     def _make_memory(self) -> None:
         """Rows as they are sent, a length, padded, and the slot; rows of all ranks; room for what is longer."""
@@ -139,7 +142,11 @@ class MpiTransport(Transport):
         return [view.toreadonly() if long else head for view, head, long in chosen]
 
     def _start_rows(self) -> "list[MPI.Request]":
-        return [self._live().comm.Iallgather(*self._row_specs)]
+        request = self._prepared
+        if request is None:
+            return [self._live().comm.Iallgather(*self._row_specs)]
+        request.Start()
+        return [request]
 
     def all_gather_exact(
         self,
@@ -221,7 +228,10 @@ class MpiTransport(Transport):
     def close(self) -> None:
         channel, self._channel = self._channel, None
         group, self._group = self._group, None
+        prepared, self._prepared = self._prepared, None
         if channel is not None and group is not None:
+            if prepared is not None:
+                channel.free(prepared)
             group.give_back(channel)
 
 

@@ -74,13 +74,11 @@ def complete(
         TransportTimeoutError: The deadline passed.
         PeerLostError: MPI reports an error.
     """
-    from mpi4py import MPI
-
     if not requests:
         return
     test: Callable[[], bool] = requests[0].Test
     if len(requests) > 1:
-        test = lambda: MPI.Request.Testall(requests)  # noqa: E731
+        test = lambda: type(requests[0]).Testall(requests)  # noqa: E731
     try:
         if spins:
             for _ in range(_NUM_SPINS):
@@ -88,12 +86,13 @@ def complete(
                     return
         longest_pause_s = _LONGEST_PAUSE_WITH_BYTES_S if nbytes else _LONGEST_PAUSE_S
         _wait(test, deadline, looks, _BUSY_S + nbytes * _BUSY_S_PER_BYTE, longest_pause_s)
-    except MPI.Exception as exc:
+    except BaseException as exc:
+        from mpi4py import MPI
+
         _abandoned.append((requests, memory))
+        if not isinstance(exc, MPI.Exception):
+            raise
         raise PeerLostError(f"MPI failed: {summarize(exc)}") from exc
-    except BaseException:
-        _abandoned.append((requests, memory))
-        raise
 
 
 def keep_for_ever(thing: object) -> None:
