@@ -11,19 +11,22 @@ Way = Callable[[], object]
 
 _ROUND_S = 0.03
 _MIN_CALLS, _MAX_CALLS = 2, 2000
-_LONG_CALL_S = 10 * _ROUND_S
+_LONG_CALL_IN_ROUNDS = 10
 """A call that takes this long needs no second look: two of them are more than a round."""
 
 
-def slowest_rank_medians(ways: Mapping[str, Way], rounds: int, calls: int | None = None) -> dict[str, float]:
+def slowest_rank_medians(
+    ways: Mapping[str, Way], rounds: int, calls: int | None = None, *, round_s: float = _ROUND_S
+) -> dict[str, float]:
     """(all ranks of the default group) The medians of what `slowest_rank_rounds` returns, in seconds per call.
 
     Args:
         ways: What to call, by name.
         rounds: How many rounds are counted.
         calls: Of every way behind one barrier; None: for each, `fitting_calls`.
+        round_s: How long those take.
     """
-    calls_of = {name: calls or fitting_calls(way) for name, way in ways.items()}
+    calls_of = {name: calls or fitting_calls(way, round_s) for name, way in ways.items()}
     times = slowest_rank_rounds(ways, rounds, calls_of)
     return {name: median(values) for name, values in times.items()}
 
@@ -61,21 +64,21 @@ def slowest_rank_rounds(
     return times
 
 
-def fitting_calls(way: Way) -> int:
+def fitting_calls(way: Way, round_s: float = _ROUND_S) -> int:
     """(all ranks of the default group) Calls in a row that take some 30 ms on the slowest rank: 2 to 2000.
 
     Ranks leave a barrier up to half a millisecond apart, and the first calls may take ten times as long as later ones:
     both are to be little of a round. So it is more and more calls that tell, until they take half of one.
     """
     calls, elapsed_s = 1, slowest_rank_s(way, 1)
-    while elapsed_s < (_LONG_CALL_S if calls == 1 else _ROUND_S / 2) and calls < _MAX_CALLS:
-        calls = max(_MIN_CALLS, min(10 * calls, _calls_in_a_round(calls, elapsed_s)))
+    while elapsed_s < round_s * (_LONG_CALL_IN_ROUNDS if calls == 1 else 0.5) and calls < _MAX_CALLS:
+        calls = min(10 * calls, _calls_in_a_round(calls, elapsed_s, round_s))
         elapsed_s = slowest_rank_s(way, calls)
-    return _calls_in_a_round(calls, elapsed_s)
+    return _calls_in_a_round(calls, elapsed_s, round_s)
 
 
-def _calls_in_a_round(calls: int, elapsed_s: float) -> int:
-    return max(_MIN_CALLS, min(_MAX_CALLS, round(calls * _ROUND_S / max(elapsed_s, 1e-9))))
+def _calls_in_a_round(calls: int, elapsed_s: float, round_s: float) -> int:
+    return max(_MIN_CALLS, min(_MAX_CALLS, round(calls * round_s / max(elapsed_s, 1e-9))))
 
 
 def slowest_rank_s(way: Way, calls: int, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -62,8 +62,8 @@ def main() -> None:
     generator = np.random.default_rng(MPI.COMM_WORLD.rank)
     vectors = [generator.random((count, 768), np.float32) for count in (16, 32)]
     workloads: dict[str, tuple[object, int]] = {
-        "dict": ({f"metric_{number}": number * 1.5 for number in range(10)}, 200),
-        "DPR step": ([*vectors, list(range(16)), list(range(16, 32))], 20),
+        "dict": ({f"metric_{number}": number * 1.5 for number in range(10)}, 2000),
+        "DPR step": ([*vectors, list(range(16)), list(range(16, 32))], 200),
         "16 MiB": (np.arange(2 << 20, dtype=np.int64), 2),
     }
     with Gatherer(transport=arguments.transport) as gatherer:

@@ -22,6 +22,8 @@ from gather_bench.looking import looked_at
 from gather_core import Gatherer
 
 _ROUNDS = 15
+_ROUND_S = 0.1
+"""Long enough for ranks that share cores to be spread over them: all have slept before, and run where they woke."""
 _FITTING_SLOT_NBYTES = 160 * 1024
 
 
@@ -51,7 +53,7 @@ class Workload:
     ways: dict[str, Way]
     bounds: Sequence[Bound] = ()
     calls: int | None = None
-    """Of every way behind one barrier; None: as many as fill 30 ms."""
+    """Of every way behind one barrier; None: as many as fill a round."""
 
 
 def _dict(gatherer: Gatherer, peers: "_Peers") -> Workload:
@@ -152,7 +154,7 @@ def _measure_on_rank(store_file: str, rounds: int, spec: str) -> None:
             print(f"{world_size} ranks: {gatherer.describe()}", flush=True)
         for make in (_dict, _dpr_step, _kept, _dropped):
             workload = make(gatherer, peers)
-            medians = slowest_rank_medians(workload.ways, rounds, workload.calls)
+            medians = slowest_rank_medians(workload.ways, rounds, workload.calls, round_s=_ROUND_S)
             if rank == 0:
                 print(_report(workload, medians), flush=True)
     dist.destroy_process_group()
