@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, overload
 
+from gather_core.forks import this_process
+
 T = TypeVar("T")
 
 
@@ -23,6 +25,7 @@ class LazyObjects(Sequence[T], Generic[T]):
         self._frames: list[Sequence[memoryview] | None] = list(frames)
         self._objects: list[Any] = [None] * len(frames)
         self._lock = threading.RLock()
+        self._num_forks = this_process.num_forks
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -40,6 +43,9 @@ class LazyObjects(Sequence[T], Generic[T]):
         return f"<LazyObjects of {len(self)} ranks, {num_decoded} decoded>"
 
     def _object(self, rank: int) -> T:
+        if self._num_forks != this_process.num_forks:  # a thread that is not in this child may have held the lock
+            self._lock = threading.RLock()
+            self._num_forks = this_process.num_forks
         with self._lock:
             frames = self._frames[rank]
             if frames is not None:

@@ -1,5 +1,7 @@
 """Objects that are decoded when they are looked at, and decoding that all ranks confirm."""
 
+import os
+import signal
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 
 from gather_core import Codec, DecodeError, DesyncError, Frames, Gatherer, RemoteDecodeError
 from gather_transports.threads import ThreadsTransport
+from rank_pool import RankPool
 from thread_gatherers import FixedSlots, caught, on_gatherers
 
 
@@ -29,6 +32,23 @@ class Picky(Codec):
         if "bad" in text:
             raise ValueError(f"{text} cannot be decoded")
         return text
+
+
+class SlowInItsProcess(Picky):
+    """Takes a second to decode where it was made, and none in children of that process."""
+
+    name = "slow-in-test"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pid = os.getpid()
+        self.decoding = threading.Event()
+
+    def decode(self, frames: Sequence[memoryview], options: object = None) -> object:
+        if os.getpid() == self.pid:
+            self.decoding.set()
+            threading.Event().wait(1)
+        return super().decode(frames)
 
 
 def test_only_what_is_looked_at_is_decoded_and_once() -> None:
@@ -58,6 +78,24 @@ def test_lazy_objects_own_their_memory_and_outlive_the_gatherer(
         assert [int(array[0]) for array in objects[1:]] == [1, 2]
         objects[0][:] = 7
         assert int(objects[0][0]) == 7
+
+
+def test_a_child_that_is_forked_while_a_thread_decodes_can_decode(pool: RankPool) -> None:
+    def body(rank: int, world_size: int) -> int:
+        codec = SlowInItsProcess()
+        with Gatherer(codec, "single") as gatherer:
+            objects = gatherer.all_gather("text", lazy=True)
+        thread = threading.Thread(target=lambda: objects[0])
+        thread.start()
+        codec.decoding.wait()
+        child = os.fork()
+        if not child:
+            signal.alarm(10)  # ends it, where it waits for the thread that it does not have
+            os._exit(0 if objects[0] == "text" else 1)
+        thread.join()
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert pool.values(1, body) == [0]
 
 
 def test_each_rank_chooses_whether_it_is_lazy() -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -55,6 +56,7 @@ def test_ctrl_c_interrupts_one_rank_and_ends_the_others(pool: RankPool, transpor
 
     running = pool.start(2, body, transport, phase)
     running.wait_for(0, "inside")
+    time.sleep(0.1)  # until it waits: nothing can catch what comes as `__exit__` begins, and this process does not end
     os.kill(running.pid(0), signal.SIGINT)
     outcomes = running.wait()
     assert isinstance(outcomes[0].error, KeyboardInterrupt), outcomes[0]
