@@ -63,7 +63,7 @@ class _SpecScanner:
         return parts
 
     def _part(self) -> SpecPart:
-        name = self._take(NAME, "a name")[0]
+        name = self._take(NAME, "a name in lower case")[0]
         options: dict[str, Any] = {}
         more = self._skip(":")
         while more:

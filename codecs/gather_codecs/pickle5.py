@@ -2,6 +2,7 @@
 
 import copyreg
 import pickle
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from gather_codecs.tensors import (
     tensor_bytes,
 )
 from gather_core.codec import Codec, DecodeOptions, Frames, TensorDevice, Trust
-from gather_core.errors import DecodeError, EncodeError
+from gather_core.errors import DecodeError, EncodeError, summarize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,10 @@ _SMALL_UP_TO_NBYTES = 1 << 14
 """Heads that leave the pickler's memo small."""
 _KEEP_UP_TO_CHUNKS = 16
 """A pickler that wrote more, of 64 KiB each where there are no large bytes, is dropped: its memo may hold megabytes."""
+
+
+_HAS_NO_NAME = re.compile("local object|attribute lookup|not found as|it's not the same object")
+"""What pickle says of functions and classes that no module has under their name."""
 
 
 class Idle(threading.local):
@@ -58,7 +63,13 @@ class PickleCodec(Codec):
         idle.encoder = None
         if encoder is None or not encoder.is_current():
             encoder = self._new_encoder()
-        frames = encoder.encode(obj)
+        try:
+            frames = encoder.encode(obj)
+        except (AttributeError, pickle.PicklingError) as exc:
+            if type(self) is PickleCodec and _HAS_NO_NAME.search(str(exc)):
+                text = f"codec {self.spec} cannot encode this {type(obj).__name__}: {summarize(exc)}"
+                raise EncodeError(f"{text}; the codec 'auto' sends functions and classes without a name") from exc
+            raise
         if encoder.starts_over():
             idle.encoder = encoder
         return frames

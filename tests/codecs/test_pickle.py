@@ -15,7 +15,7 @@ import torch
 from fresh_python import run_python
 from gather_codecs.pickle5 import OUT_OF_BAND_FROM_NBYTES, PickleCodec
 from gather_core.codec import DecodeOptions
-from gather_core.errors import DecodeError
+from gather_core.errors import DecodeError, EncodeError
 from gather_core.registry import get_codec
 
 Land = Callable[[Sequence[Any]], list[memoryview]]
@@ -301,3 +301,18 @@ def test_text_of_numpy_keeps_the_zeros_at_its_end(spec: str, roundtrip: Any) -> 
     texts = [np.str_("a\0"), np.bytes_(b"a\0\0"), np.str_(""), np.str_("plain")]
     back = roundtrip(get_codec(spec), texts)
     assert [(type(text), repr(text)) for text in back] == [(type(text), repr(text)) for text in texts]
+
+
+def test_what_has_no_name_is_refused_with_the_codec_that_takes_it() -> None:
+    class Local:
+        pass
+
+    for nameless in (Local, Local(), [lambda: 1]):
+        with pytest.raises(EncodeError, match=r"codec pickle cannot encode this .*; the codec 'auto' sends functions"):
+            get_codec("pickle").encode(nameless)
+        with pytest.raises(EncodeError, match="the codec 'auto'"):
+            get_codec("pickle+zstd").encode(nameless)
+        get_codec("auto").encode(nameless)
+    with pytest.raises(TypeError) as other:
+        get_codec("pickle").encode(memoryview(b""))
+    assert "auto" not in str(other.value)

@@ -50,7 +50,7 @@ BAD_TABLES: list[tuple[str, str]] = [
     ("tensor_device = 'cuda:1'", 'tensor_device must be "cpu", "current" or a callable, not \'cuda:1\''),
     ("codec = 5", "codec must be a spec string or a Codec object, not 5"),
     ("codec = 'msgpak'", "codec = 'msgpak': no codec is named 'msgpak'. Did you mean 'msgpack'?"),
-    ("codec = 'msgpack+'", "codec = 'msgpack+': expected a name at the end"),
+    ("codec = 'msgpack+'", "codec = 'msgpack+': expected a name in lower case at the end"),
     ("codec = 'zstd'", "codec = 'zstd': 'zstd' follows another codec"),
     ("codec = 'msgpack+zstd:levl=3'", "it takes: level, min_nbytes, max_ratio. Did you mean 'level'?"),
     ("codec = 'msgpack+zstd:level=99'", "codec = 'msgpack+zstd:level=99': 'zstd:level=99': "),
