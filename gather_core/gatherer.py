@@ -9,7 +9,7 @@ from typing import Any, Literal, NoReturn, Self, TypeVar, overload
 
 from gather_core.call import PLAIN, ROUTED, Call, Manner, Received, Timeout, as_int
 from gather_core.codec import Codec, DecodeOptions, Limits, TensorDevice
-from gather_core.errors import SettingsError
+from gather_core.errors import GatherError, SettingsError
 from gather_core.lazy import LazyObjects
 from gather_core.membership import Membership
 from gather_core.reduction import check_metrics, combine
@@ -400,12 +400,12 @@ class Gatherer:
         results: list[T] = self._membership.operate(call, value, failed_call=failure)
         return results
 
-    def abort(self, exc: BaseException | None = None) -> None:
+    def abort(self, reason: BaseException | str | None = None) -> None:
         """Tells the other ranks that this one gives up, without waiting for them, and breaks the group.
 
-        Their current or next operation raises `AbortedError` with this rank and the text of `exc`. Idempotent.
+        Their current or next operation raises `AbortedError` with this rank and the text of `reason`. Idempotent.
         """
-        self._membership.abort(exc)
+        self._membership.abort(GatherError(reason) if isinstance(reason, str) else reason)
 
     def close(self) -> None:
         """Gives connections and memory back; never collective, idempotent. Later calls raise `ClosedError`."""
@@ -440,6 +440,8 @@ class Gatherer:
 
     def _one_per_rank(self, objs: Any) -> list[Any]:
         """The objects for all ranks; raises where there are more or fewer."""
+        if not isinstance(objs, Iterable):
+            raise SettingsError(f"an object for each rank is needed, as in a list, not {type(objs).__name__}")
         each = list(objs)
         if len(each) != self.world_size:
             raise SettingsError(f"{len(each)} objects for {self.world_size} ranks: there must be one for each")

@@ -23,7 +23,9 @@ def load_key(key: bytes | str) -> bytes:
         if kind == "file":
             key = _from_file(place)
         elif kind == "env":
-            key = os.environ.get(place, "").encode("utf-8", "surrogateescape")
+            if place not in os.environ:
+                raise SettingsError(f"the key is to be in the variable {place}, which is not set")
+            key = os.environ[place].encode("utf-8", "surrogateescape")
         else:  # what was given may be a key, so it is not repeated
             raise SettingsError('key must be bytes, "file:PATH" or "env:NAME"')
     if len(key) < MIN_KEY_NBYTES:

@@ -147,6 +147,13 @@ def test_after_an_abort_the_group_is_broken_with_its_cause() -> None:
         assert caught.value.__cause__ is cause
 
 
+def test_an_abort_may_be_given_in_words() -> None:
+    with Gatherer(TextCodec()) as gatherer:
+        gatherer.abort("the loss is NaN")
+        with pytest.raises(GroupBrokenError, match="the loss is NaN"):
+            gatherer.all_gather("x")
+
+
 def test_a_dropped_gatherer_is_closed() -> None:
     gatherer = Gatherer(TextCodec(), "single")
     transport, dead = gatherer.transport, weakref.ref(gatherer)

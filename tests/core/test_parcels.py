@@ -108,6 +108,15 @@ def test_another_number_of_objects_is_an_error_on_every_rank(objs: Any) -> None:
     assert on_gatherers(3, body) == [[0, 1, 2]] * 3
 
 
+def test_what_is_no_sequence_is_refused_in_words() -> None:
+    def body(gatherer: Gatherer) -> object:
+        nothing: Any = None
+        return caught(lambda: gatherer.scatter(nothing))
+
+    expected = "an object for each rank is needed, as in a list, not NoneType"
+    assert all(expected in str(text) for text in on_gatherers(2, body))
+
+
 def test_what_others_pass_to_scatter_is_ignored() -> None:
     def body(gatherer: Gatherer) -> object:
         return gatherer.scatter([0, 1] if gatherer.rank == 0 else "ignored")

@@ -281,6 +281,7 @@ def test_what_is_no_key_is_refused_without_repeating_it(tmp_path: Path, key_file
     assert all("short secret" not in text for text in texts)
     assert "my-own" not in texts[0]
     assert "12 bytes" in texts[1]
+    assert texts[3] == "the key is to be in the variable NOT_THERE, which is not set"
     assert "No such file" in texts[-1]
 
 
