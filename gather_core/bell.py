@@ -6,7 +6,6 @@ costs nothing until a bell is rung, and a blocking call of the job on its own st
 
 import atexit
 import logging
-import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -16,6 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from gather_core.errors import ClosedError
+from gather_core.process_id import this_pid
 
 _log = logging.getLogger("gather_core")
 _FOREVER = timedelta(days=3650)
@@ -79,7 +79,7 @@ class StoreBell(Bell):
         """Starts listening for global rank `rank`; `store` is shared by the whole job and is cloned."""
         self.store = store.clone()
         """A connection that no call of the job blocks; shared by this process's Gatherers."""
-        self.pid = os.getpid()
+        self.pid = this_pid()
         """The process that may use it: a forked child shares the sockets, and would garble what both send."""
         self._rank = rank
         self._lock = threading.Lock()
@@ -118,7 +118,7 @@ class StoreBell(Bell):
 
     def close(self) -> None:
         """Ends the threads; gives up after a second or two where the store does not answer, and never raises."""
-        if self._closed.is_set() or self.pid != os.getpid():
+        if self._closed.is_set() or self.pid != this_pid():
             return
         self._listeners.clear()
         self._closed.set()
@@ -161,7 +161,7 @@ def bell_of(world: Any, store: Any, rank: int) -> StoreBell:
         ClosedError: The world belongs to the process of which this one was forked; nothing was written to the store.
     """
     inherited = _bells.get(world)
-    if inherited is not None and inherited.pid != os.getpid():  # asked without the lock, which a fork may leave locked
+    if inherited is not None and inherited.pid != this_pid():  # asked without the lock, which a fork may leave locked
         raise ClosedError(
             "the process group belongs to the parent process: initialise one of its own in the child, "
             'or use transport="single" for the child alone'

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, overload
 
-from gather_core.forks import this_process
+from gather_core.process_id import this_pid
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class LazyObjects(Sequence[T], Generic[T]):
         self._frames: list[Sequence[memoryview] | None] = list(frames)
         self._objects: list[Any] = [None] * len(frames)
         self._lock = threading.RLock()
-        self._num_forks = this_process.num_forks
+        self._pid = this_pid()
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -43,9 +43,9 @@ class LazyObjects(Sequence[T], Generic[T]):
         return f"<LazyObjects of {len(self)} ranks, {num_decoded} decoded>"
 
     def _object(self, rank: int) -> T:
-        if self._num_forks != this_process.num_forks:  # a thread that is not in this child may have held the lock
+        if self._pid != this_pid():  # a thread that is not in this child may have held the lock
             self._lock = threading.RLock()
-            self._num_forks = this_process.num_forks
+            self._pid = this_pid()
         with self._lock:
             frames = self._frames[rank]
             if frames is not None:

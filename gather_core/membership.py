@@ -1,6 +1,5 @@
 """One rank's membership in a group: what holds between two operations, and who may begin the next one."""
 
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from gather_core.errors import (
 from gather_core.notes import NOTES_WITHIN_S, Notes
 from gather_core.ordered_calls import OrderedCalls
 from gather_core.positions import Position
+from gather_core.process_id import this_pid
 from gather_core.rendezvous import Connection
 from gather_core.rounds import Rounds
 from gather_core.stats import Stats
@@ -76,7 +76,7 @@ class Membership:
         self._calls = OrderedCalls()
         self._activity = _Activity()
         self._broken: BaseException | None = None
-        self._pid = os.getpid()
+        self._pid = this_pid()
         self._finalizer = weakref.finalize(
             self, _release, connection.notes, connection.transport, self._calls, self._activity, self._pid
         )
@@ -201,7 +201,7 @@ class Membership:
 
     def abort(self, exc: BaseException | None) -> None:
         """Breaks the group, and tells the others without waiting for them. Idempotent."""
-        if self._broken is None and not self._activity.is_closed and self._pid == os.getpid():
+        if self._broken is None and not self._activity.is_closed and self._pid == this_pid():
             cause = exc if exc is not None else GatherError("abort() was called")
             self._broken = cause
             text = summarize(cause)
@@ -214,13 +214,14 @@ class Membership:
         Raises:
             GatherError: An operation of this thread asks, which they may wait for.
         """
-        if self._pid == os.getpid():
+        if self._pid == this_pid():
             self._refuse_nested()
             with self.telling_interrupts():
                 self._calls.drain()
 
     def close(self) -> None:
         """Leaves the group; never collective, idempotent."""
+        self._activity.is_closed = True  # whatever interrupts the rest, which then may be called again
         self._finalizer()
 
     def _break(self, exc: BaseException) -> NoReturn:
@@ -245,7 +246,7 @@ class Membership:
 
 def _release(notes: Notes, transport: Transport, calls: OrderedCalls, activity: _Activity, pid: int) -> None:
     activity.is_closed = True
-    is_ours = pid == os.getpid()  # in a forked child, a thread of the parent's may hold the lock of the calls
+    is_ours = pid == this_pid()  # in a forked child, a thread of the parent's may hold the lock of the calls
     if is_ours:
         is_running = calls.close()
         what = "an asynchronous operation was running" if is_running else activity.described()

@@ -23,8 +23,8 @@ from gather_core.errors import (
     printable,
     shorten,
 )
-from gather_core.forks import this_process
 from gather_core.positions import Answers, Position, as_told, explain
+from gather_core.process_id import this_pid
 from gather_core.transport import Store
 
 _log = logging.getLogger("gather_core")
@@ -55,7 +55,7 @@ class Notes:
         self._scope = scope
         self._rank = rank
         self._ranks = ranks
-        self._num_forks = this_process.num_forks
+        self._pid = this_pid()
         self._aborted: tuple[int, str] | None = None
         self._bell.listen(scope, ranks[rank], self._on_ring)
 
@@ -67,7 +67,7 @@ class Notes:
 
     def check_process(self) -> None:
         """Raises ClosedError in a forked child."""
-        if self._num_forks != this_process.num_forks:
+        if self._pid != this_pid():
             raise ClosedError("this Gatherer belongs to the parent process: construct one after the fork")
 
     def check(self) -> None:

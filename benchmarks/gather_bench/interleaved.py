@@ -10,7 +10,7 @@ import torch.distributed as dist
 Way = Callable[[], object]
 
 _ROUND_S = 0.03
-_MIN_CALLS, _MAX_CALLS = 2, 2000
+_MIN_CALLS, _MAX_CALLS = 2, 20_000
 _LONG_CALL_IN_ROUNDS = 10
 """A call that takes this long needs no second look: two of them are more than a round."""
 
@@ -65,15 +65,16 @@ def slowest_rank_rounds(
 
 
 def fitting_calls(way: Way, round_s: float = _ROUND_S) -> int:
-    """(all ranks of the default group) Calls in a row that take some 30 ms on the slowest rank: 2 to 2000.
+    """(all ranks of the default group) Calls in a row that take about `round_s` on the slowest rank: 2 to 20,000.
 
     Ranks leave a barrier up to half a millisecond apart, and the first calls may take ten times as long as later ones:
-    both are to be little of a round. So it is more and more calls that tell, until they take half of one.
+    both are to be little of a round. So it is more and more calls that tell, until they take half of one; the quicker
+    of two turns, as other work may come in between.
     """
     calls, elapsed_s = 1, slowest_rank_s(way, 1)
     while elapsed_s < round_s * (_LONG_CALL_IN_ROUNDS if calls == 1 else 0.5) and calls < _MAX_CALLS:
         calls = min(10 * calls, _calls_in_a_round(calls, elapsed_s, round_s))
-        elapsed_s = slowest_rank_s(way, calls)
+        elapsed_s = min(slowest_rank_s(way, calls) for _ in range(2))
     return _calls_in_a_round(calls, elapsed_s, round_s)
 
 

@@ -1,12 +1,12 @@
 """The Gatherers behind the drop-ins: one per process group, made on first use, closed with the group."""
 
-import os
 import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gather_core.process_group import find_process_group, is_registered
+from gather_core.process_id import this_pid
 
 if TYPE_CHECKING:
     from gather_core.gatherer import Gatherer
@@ -29,7 +29,7 @@ class _Hidden:
     """What one process has; a forked child begins anew, as the connections are its parent's."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid = this_pid()
         self._alone = _Alone()
         self._lock = threading.Lock()
         self._entries: weakref.WeakKeyDictionary[Any, _Entry] = weakref.WeakKeyDictionary()
@@ -75,7 +75,7 @@ def hidden_gatherer(group: Any = None) -> "Gatherer":
         SetupError: As from the constructor of Gatherer; the next call tries anew.
     """
     global _hidden
-    if _hidden.pid != os.getpid():
+    if _hidden.pid != this_pid():
         _hidden = _Hidden()
     return _hidden.gatherer_of(find_process_group(group))
 

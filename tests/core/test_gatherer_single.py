@@ -10,6 +10,7 @@ import textwrap
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,6 +130,23 @@ def test_a_closed_gatherer_says_so(name: str) -> None:
     gatherer.abort()
     with pytest.raises(ClosedError, match="is closed"):
         OPERATIONS[name](gatherer)
+
+
+def test_a_close_that_is_interrupted_has_closed_and_can_be_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    gatherer = Gatherer(TextCodec())
+    membership: Any = gatherer._membership
+    with monkeypatch.context() as patch:
+        patch.setattr(membership, "_finalizer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            gatherer.close()
+    with pytest.raises(ClosedError):
+        gatherer.all_gather("x")
+    assert membership._finalizer.alive
+    gatherer.close()
+    assert not membership._finalizer.alive
 
 
 def test_run_does_not_call_the_function_of_a_closed_gatherer() -> None:

@@ -210,6 +210,31 @@ def test_a_forked_child_cannot_use_it_and_closing_there_harms_nobody(mpi_pools: 
     assert mpi_pools(2).values(2, body) == [[0, 1]] * 2
 
 
+def test_a_child_that_is_forked_inside_an_operation_takes_no_part_in_it(mpi_pools: MpiPools) -> None:
+    def body(rank: int, world_size: int) -> list[int]:
+        children: list[int] = []
+
+        class Forks:
+            def __reduce__(self) -> tuple[type[int], tuple[int]]:
+                children.append(os.fork())
+                return int, (rank,)
+
+        gatherer = Gatherer(transport="mpi")
+        status = 1
+        try:
+            everyone: list[Any] = gatherer.all_gather(Forks())
+        except ClosedError:
+            status = 0
+        finally:
+            if children == [0]:
+                os._exit(status)
+        assert os.waitpid(children[0], 0)[1] == 0
+        with gatherer:
+            return everyone + gatherer.all_gather(rank)
+
+    assert mpi_pools(2).values(2, body) == [[0, 1, 0, 1]] * 2
+
+
 def test_a_length_that_no_slot_has_is_a_protocol_error_and_ends_the_transport(mpi_pools: MpiPools) -> None:
     def body(rank: int, world_size: int) -> None:
         gatherer = Gatherer(transport="mpi", slot_nbytes=1024)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from environment import variables
-from gather_core import Gatherer, SettingsError, SetupError, TransportError, TransportTimeoutError
+from gather_core import Gatherer, SettingsError, SetupError, TransportTimeoutError
 from gather_transports.mpi import MpiTransport
 from gather_transports.mpi_channel import Channel
 from gather_transports.single import SingleTransport
@@ -121,18 +121,30 @@ def test_a_duplicate_on_which_ranks_have_made_different_numbers_of_calls_is_not_
 
 def test_a_duplicate_on_which_not_all_ranks_have_prepared_is_not_used_again(mpi_pools: MpiPools) -> None:
     def body(rank: int, world_size: int) -> bool:
+        from mpi4py import MPI
+
         used: list[int] = []
+
+        class Failing:
+            def __init__(self, comm: Any) -> None:
+                self.comm = comm
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.comm, name)
+
+            def Allgather_init(self, *_: Any) -> None:  # noqa: N802
+                raise MPI.Exception(MPI.ERR_OTHER)
 
         def failing(channel: Any, own: memoryview, rows: memoryview) -> Any:
             used.append(channel.index)
             if rank == 1:
-                raise TransportError("on purpose")
+                channel.comm = Failing(channel.comm)
             return prepare(channel, own, rows)
 
         prepare = Channel.prepare_all_gather
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(Channel, "prepare_all_gather", failing)
-            with pytest.raises(SetupError, match="on purpose"):
+            with pytest.raises(SetupError, match="rank 1 could not set up: PeerLostError: MPI failed"):
                 Gatherer(transport="mpi")
         with Gatherer(transport="mpi") as another:
             assert another.all_gather(rank) == [0, 1]

@@ -45,6 +45,21 @@ print("the end")
 """
 
 
+GATHERER_OUTLIVES_MPI = """
+from mpi4py import MPI
+
+from gather_core import Gatherer
+
+closed, dropped, kept = [Gatherer(transport="mpi") for _ in range(3)]
+for gatherer in (closed, dropped, kept):
+    assert gatherer.all_gather(gatherer.rank) == [0, 1]
+MPI.Finalize()
+closed.close()
+del gatherer, dropped
+print("the end")
+"""
+
+
 @pytest.fixture(autouse=True)
 def memory_of_mpich() -> Iterator[None]:
     """Deletes what MPICH leaves where it ends the other ranks of a job, as it does when one has failed."""
@@ -87,6 +102,11 @@ def test_a_job_ends_although_a_collective_is_pending(
     assert job.returncode == 0, job.stderr
     assert job.stdout.count("the end") == 2
     assert said in job.stdout
+
+
+def test_a_gatherer_may_outlive_mpi(tmp_path: Path) -> None:
+    run = run_job(GATHERER_OUTLIVES_MPI, tmp_path)
+    assert (run.returncode, run.stdout) == (0, "the end\nthe end\n"), run.stderr
 
 
 def test_a_process_that_a_rank_has_started_does_not_take_itself_for_a_rank(tmp_path: Path) -> None:

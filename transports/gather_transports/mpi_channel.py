@@ -1,11 +1,11 @@
 """A communicator of one Gatherer at a time: its collectives, its aborts, and whether it can be used again."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from gather_core.deadline import Deadline
 from gather_core.errors import AbortedError, PeerLostError, TransportError, printable, summarize
+from gather_core.process_id import this_pid
 from gather_transports.mpi_waits import begin, complete, keep_for_ever
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Channel:
         """How many collectives have gone well. Ranks for which it is the same owe each other nothing."""
         self.is_clean = True
         """False in a collective, and for good after one that failed."""
-        self._pid = os.getpid()
+        self._pid = this_pid()
         self._spins = spins
         self._aborted: str | None = None
 
@@ -54,6 +54,8 @@ class Channel:
         """
         if not self.is_clean:
             raise self._ended()
+        if self._pid != this_pid():
+            raise TransportError("the transport belongs to the parent process")
         self.is_clean = False
         looks = (check_interrupt, self._look_for_aborts)
         complete(begin(start, memory), memory, deadline, looks, nbytes=nbytes, spins=self._spins)
@@ -75,22 +77,25 @@ class Channel:
 
         if MPI.get_vendor()[0] not in _PREPARE_ALONE:
             return None
-        self.num_calls += 1
         try:
-            return self.comm.Allgather_init([own, MPI.BYTE], [rows, MPI.BYTE])
-        except NotImplementedError:  # Open MPI has it before it calls itself MPI 4.0
+            request = self.comm.Allgather_init([own, MPI.BYTE], [rows, MPI.BYTE])
+        except NotImplementedError:  # not asked by version: Open MPI has it before it calls itself MPI 4.0
             return None
         except MPI.Exception as exc:
             raise PeerLostError(f"MPI failed: {summarize(exc)}") from exc
+        self.num_calls += 1  # so that it is not used again where this has failed on some rank
+        return request
 
     def free(self, request: "MPI.Prequest") -> None:
-        """Frees what `prepare_all_gather` has returned, unless it is in use, or the parent process's."""
-        if self.is_clean and self._pid == os.getpid():
+        """Frees what `prepare_all_gather` has returned, unless it is in use, the parent process's, or MPI has ended."""
+        from mpi4py import MPI
+
+        if self.is_clean and self._pid == this_pid() and not MPI.Is_finalized():
             request.Free()
 
     def abort(self, reason: str) -> None:
         """Sends word to all ranks; waits for nobody, any thread, idempotent."""
-        if self._aborted is not None or self._pid != os.getpid():
+        if self._aborted is not None or self._pid != this_pid():
             return
         self._aborted = reason
         self.is_clean = False

@@ -66,7 +66,7 @@ Calls = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Calls behind one barrier; default: what fills 30 ms, 2 to 2000. With --only-codecs calls in a row; "
+        help="Calls behind one barrier; default: what fills 30 ms, 2 to 20,000. With --only-codecs calls in a row; "
         "default: what fills 20 ms, 1 to 5000.",
         rich_help_panel=_HOW,
     ),

@@ -44,7 +44,7 @@ def run_cases(
         cases: The same in the same order on every rank.
         payloads: By name, likewise.
         rounds: How many rounds are counted; at least 1.
-        calls: Calls behind one barrier; None: for each case, what fills a round of some 30 ms, 2 to 2000.
+        calls: Calls behind one barrier; None: for each case, what fills a round of some 30 ms, 2 to 20,000.
         progress: Is told on every rank what comes next, and after each round.
 
     Returns:

@@ -20,7 +20,7 @@ class Options:
     rounds: int = DEFAULT_ROUNDS
     """Counted rounds, of all launches together; in each, one more warms up."""
     calls: int | None = None
-    """Calls behind one barrier; None: as many as fill a round of some 30 ms, 2 to 2000."""
+    """Calls behind one barrier; None: as many as fill a round of some 30 ms, 2 to 20,000."""
     peers: bool = True
     launches: int = 1
     """How often local workers are started anew."""
