@@ -1,6 +1,7 @@
 """The border around a codec: what a plug-in returns or raises comes out as frames within limits, or as our errors."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from gather_core.codec import Codec, DecodeOptions, Frames
 from gather_core.collector import without_collection
@@ -58,17 +59,25 @@ class CodecBorder:
         Raises:
             DecodeError: Whatever the codec raised; names the rank.
         """
-        if _has_many_parts(frames):
-            return without_collection(lambda: self.decode_small(rank, frames))
-        return self.decode_small(rank, frames)
-
-    def decode_small(self, rank: int, frames: Sequence[memoryview]) -> object:
-        """As `decode`, for frames of which it is known that they are short."""
         try:
+            if _has_many_parts(frames):
+                return without_collection(lambda: self._codec.decode(frames, self._options))
             return self._codec.decode(frames, self._options)
         except Exception as exc:
-            text = f"codec {self._codec.spec} cannot decode the object of rank {rank}: {summarize(exc)}"
-            raise DecodeError(text) from exc
+            raise self._failed(rank, exc) from exc
+
+    def decode_small(self, ranks: Sequence[int], frame_of: Sequence[memoryview]) -> list[Any]:
+        """Rebuilds the objects of these ranks, each of one short frame; raises as `decode`."""
+        objects = []
+        for rank in ranks:
+            try:
+                objects.append(self._codec.decode((frame_of[rank],), self._options))
+            except Exception as exc:
+                raise self._failed(rank, exc) from exc
+        return objects
+
+    def _failed(self, rank: int, exc: Exception) -> DecodeError:
+        return DecodeError(f"codec {self._codec.spec} cannot decode the object of rank {rank}: {summarize(exc)}")
 
 
 def _has_many_parts(frames: Sequence[memoryview]) -> bool:

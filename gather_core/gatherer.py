@@ -115,6 +115,7 @@ class Gatherer:
         self._rank = connection.context.rank
         self._world_size = connection.context.world_size
         self._everyone = range(self._world_size)
+        self._plain_all_gather = Call("all_gather", None, "", None, True, self._everyone)
         self._slot_nbytes = connection.terms.slot_nbytes
         options = DecodeOptions(settings.tensor_device, settings.limits)
         self._membership = Membership(connection, options, self.stats)
@@ -190,8 +191,11 @@ class Gatherer:
             ClosedError: The Gatherer is closed, or belongs to the parent process.
             GatherError: Another operation of this Gatherer runs in this thread, or a stream has not ended.
         """
-        manner = Manner(lazy=lazy, confirm=confirm) if lazy or confirm else PLAIN
-        call = Call("all_gather", None, tag, timeout_s, True, self._everyone, manner)
+        if lazy or confirm or tag or timeout_s is not None:
+            manner = Manner(lazy=lazy, confirm=confirm) if lazy or confirm else PLAIN
+            call = Call("all_gather", None, tag, timeout_s, True, self._everyone, manner)
+        else:
+            call = self._plain_all_gather
         result: list[T] | LazyObjects[T] = self._membership.operate(call, obj)
         return result
 

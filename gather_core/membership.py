@@ -141,29 +141,30 @@ class Membership:
 
     def operate(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
         """Runs one operation; from here on whatever goes wrong reaches every rank."""
-        self._notes.check_process()  # before locks, which a thread of the parent's may hold for ever
+        notes, activity = self._notes, self._activity
+        notes.check_process()  # before locks, which a thread of the parent's may hold for ever
         if self._calls.pending and not self._calls.is_idle:
             self._refuse_nested()
             with self.telling_interrupts():
                 return self._calls.call(lambda: self.operate(call, obj, failed_call))
         with self._lock:
-            if self._activity.thread is not None:
+            if activity.thread is not None:
                 raise GatherError(_NESTED)
             self.check_open()
-            if self._activity.stream is not None and call.operation != "iter_gather":
+            if activity.stream is not None and call.operation != "iter_gather":
                 raise GatherError(_IN_STREAM)
-            self._activity.thread = threading.get_ident()
+            activity.thread = threading.get_ident()
             try:
-                self._notes.check()
+                notes.check_aborted()
                 return self.rounds.operate(call, obj, failed_call)
             except _HARMLESS:
                 raise
             except BaseException as exc:
                 self._break(exc)
             finally:
-                self._activity.thread = None
+                activity.thread = None
                 if self._broken is None:
-                    self._notes.position = (self.rounds.seq, call.operation, call.tag, "done")
+                    notes.position = (self.rounds.seq, call.operation, call.tag, "done")
 
     @contextmanager
     def telling_interrupts(self) -> Iterator[None]:

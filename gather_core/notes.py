@@ -73,6 +73,10 @@ class Notes:
     def check(self) -> None:
         """Raises AbortedError if another rank has aborted; ClosedError in a child that was forked meanwhile."""
         self.check_process()
+        self.check_aborted()
+
+    def check_aborted(self) -> None:
+        """Raises AbortedError if another rank has aborted."""
         if self._aborted is not None:
             rank, text = self._aborted
             raise AbortedError(f"rank {rank} aborted: {text}", rank)

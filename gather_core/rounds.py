@@ -5,7 +5,7 @@ from time import monotonic
 from typing import Any
 
 from gather_core.blocks import result_buffer
-from gather_core.call import PLAIN, Call, Received, op_code
+from gather_core.call import PLAIN, ROUTED, Call, Received, op_code
 from gather_core.codec import DecodeOptions, Frames, own
 from gather_core.codec_border import MOST_HELD, MOST_HELD_OF_SLOTS, CodecBorder, give_large
 from gather_core.deadline import Deadline, seconds
@@ -63,24 +63,66 @@ class Rounds:
             self._watch = None
 
     def _run(self, call: Call, obj: object, failed_call: Exception | None) -> Any:
+        if failed_call is None and call.sends and call.manner.form == "object":
+            return self._run_with_object(call, obj)
         self._enter(call, "encode")
-        outgoing, timeout_s = self._prepare(call, obj, failed_call)
+        return self._run_on(call, *self._prepare(call, obj, failed_call))
+
+    def _run_with_object(self, call: Call, obj: Any) -> Any:
+        """(all ranks) An operation into which this rank puts one object.
+
+        A metrics dict costs more in calls than in work. So what is small does not go through those that all else needs.
+        """
+        self._enter(call, "encode")
+        manner, timeout_s, outgoing = call.manner, self._timeout_s, None
+        try:
+            if call.timeout_s is not None:
+                timeout_s = seconds(call.timeout_s)
+            agreement = self._writer.agreement(self.seq, call.check(self._terms.world_size))
+            frames = self._border.encode(obj if manner.checked is None else manner.checked(obj))
+            if len(frames) == 1 and len(frames[0]) <= self._small_up_to:
+                small_slot = self._writer.write_small(frames[0], agreement)
+            else:
+                outgoing = self._writer.write(frames, agreement)
+        except Exception as exc:
+            return self._run_on(call, self._writer.write_failure(exc, "encode", self.seq), timeout_s)
+        if outgoing is not None:
+            return self._run_on(call, outgoing, timeout_s)
+        filled = len(small_slot)
         started_s = monotonic()
         self._enter(call, "round 1")
-        slots = self._all_gather_slots(outgoing, timeout_s)
-        small = read_small_slots(slots, outgoing.agreement, self._small_up_to, self._rank, outgoing.small_slot)
-        if small is not None:
-            self._count(call, outgoing)
-            if call.manner is PLAIN:
-                self._enter(call, "decode")
-                decode = self._border.decode_small
-                return [decode(rank, (small[rank],)) for rank in call.wanted]
-            received: Received = [(rank, (small[rank],)) for rank in call.wanted]
-        else:
+        slots = self._all_gather_slots(filled, timeout_s)
+        small = read_small_slots(slots, agreement, self._small_up_to, self._rank, small_slot)
+        if small is None:
+            outgoing = Outgoing(frames, filled - HEADER_NBYTES, filled, agreement)
             try:
-                received = self._judged(call, outgoing, slots, Deadline(timeout_s, started_s))
+                return self._result(call, outgoing, slots, timeout_s, started_s)
             finally:
-                slots = ()  # else what this rank itself has failed with would hold them, in a cycle with its frames
+                slots = ()  # as there
+        self._stats.operations += 1
+        self._stats.sent_nbytes += filled
+        if self._watch is not None:
+            self._watch.sent(filled, frames, in_second_round=False)
+        self._enter(call, "decode")
+        if manner is PLAIN or manner is ROUTED:
+            return self._border.decode_small(call.wanted, small)
+        received: Received = [(rank, (small[rank],)) for rank in call.wanted]
+        return self._confirmed(call, received, timeout_s) if manner.confirm else self._finished(call, received)
+
+    def _run_on(self, call: Call, outgoing: Outgoing, timeout_s: float) -> Any:
+        """(all ranks) What follows where this rank's slot is filled."""
+        started_s = monotonic()
+        self._enter(call, "round 1")
+        return self._result(call, outgoing, self._all_gather_slots(outgoing.filled, timeout_s), timeout_s, started_s)
+
+    def _result(
+        self, call: Call, outgoing: Outgoing, slots: Sequence[memoryview], timeout_s: float, started_s: float
+    ) -> Any:
+        """(all ranks) What follows round 1, which began at `started_s`."""
+        try:
+            received = self._judged(call, outgoing, slots, Deadline(timeout_s, started_s))
+        finally:
+            slots = ()  # else what this rank itself has failed with would hold them, in a cycle with its frames
         if call.manner.form == "parcels":
             received = self._deliver(call, outgoing, received, Deadline(timeout_s, started_s))
         self._enter(call, "decode")
@@ -88,10 +130,10 @@ class Rounds:
             return self._confirmed(call, received, timeout_s)
         return self._finished(call, received)
 
-    def _all_gather_slots(self, outgoing: Outgoing, timeout_s: float) -> Sequence[memoryview]:
+    def _all_gather_slots(self, nbytes: int, timeout_s: float) -> Sequence[memoryview]:
         """(all ranks) Round 1: the slots of all ranks, which with seals are copies that peers cannot change."""
         terms = self._terms
-        slots = self._transport.all_gather_slots(outgoing.filled, timeout_s=timeout_s)
+        slots = self._transport.all_gather_slots(nbytes, timeout_s=timeout_s)
         if len(slots) != terms.world_size:
             raise ProtocolError(f"the transport returned {len(slots)} slots for {terms.world_size} ranks")
         return slots if terms.seal is None else private_copies(slots)
@@ -118,30 +160,29 @@ class Rounds:
         try:
             if call.timeout_s is not None:
                 timeout_s = seconds(call.timeout_s)
-            op = call.check(self._terms.world_size)
-            return self._fill(call, obj, op), timeout_s
+            agreement = self._writer.agreement(self.seq, call.check(self._terms.world_size))
+            return self._fill(call, obj, agreement), timeout_s
         except Exception as exc:
             return self._writer.write_failure(exc, "encode", self.seq), timeout_s
 
-    def _fill(self, call: Call, obj: Any, op: int) -> Outgoing:
+    def _fill(self, call: Call, obj: Any, agreement: bytes) -> Outgoing:
+        """With nothing, frames or parcels."""
         manner = call.manner
         if not call.sends:
-            return self._writer.write((), self.seq, op)
+            return self._writer.write((), agreement)
         if manner.checked is not None:
             obj = manner.checked(obj)
-        if manner.form == "object":
-            return self._writer.write(self._border.encode(obj), self.seq, op)
         if manner.form == "frames":
-            return self._writer.write(obj, self.seq, op)
-        return self._fill_with_parcels([self._border.encode(each) for each in obj], op)
+            return self._writer.write(obj, agreement)
+        return self._fill_with_parcels([self._border.encode(each) for each in obj], agreement)
 
-    def _fill_with_parcels(self, parcels: Sequence[Frames], op: int) -> Outgoing:
+    def _fill_with_parcels(self, parcels: Sequence[Frames], agreement: bytes) -> Outgoing:
         terms = self._terms
         frames = in_one_payload(parcels)
         if terms.overflow_is_error or self._writer.fits(frames):
-            return self._writer.write(frames, self.seq, op)
-        frames, parts_per_rank = announced(parcels, self._rank, self._writer.agreement(self.seq, op), terms)
-        outgoing = self._writer.write(frames, self.seq, op)
+            return self._writer.write(frames, agreement)
+        frames, parts_per_rank = announced(parcels, self._rank, agreement, terms)
+        outgoing = self._writer.write(frames, agreement)
         outgoing.parcels = parts_per_rank
         return outgoing
 
@@ -264,22 +305,23 @@ class Rounds:
         self.seq += 1
         self._enter(call, "round 1")
         if failure is None:
-            outgoing = self._writer.write((), self.seq, op_code(call.operation, call.root, call.tag, "confirm"))
+            op = op_code(call.operation, call.root, call.tag, "confirm")
+            outgoing = self._writer.write((), self._writer.agreement(self.seq, op))
         else:
             outgoing = self._writer.write_failure(failure, "decode", self.seq)
-        slots = self._all_gather_slots(outgoing, timeout_s)
+        slots = self._all_gather_slots(outgoing.filled, timeout_s)
         try:
             judge(slots, outgoing.agreement, self._terms)
         except RankFailedError as exc:
             raise exc from failure
         return result
 
-    def _count(self, call: Call, outgoing: Outgoing, verdict: Verdict | None = None) -> None:
+    def _count(self, call: Call, outgoing: Outgoing, verdict: Verdict) -> None:
         stats = self._stats
         stats.operations += 1
         stats.sent_nbytes += HEADER_NBYTES + outgoing.nbytes
-        second = verdict is not None and verdict.nbytes_in_round_2 is not None
-        if verdict is not None and verdict.largest_nbytes > self._terms.slot_nbytes and call.manner.admit is None:
+        second = verdict.nbytes_in_round_2 is not None
+        if verdict.largest_nbytes > self._terms.slot_nbytes and call.manner.admit is None:
             stats.second_rounds += second  # not those of a stream, whose chunks are as long as its budget says
             stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, verdict.largest_nbytes)
         if self._watch is not None:

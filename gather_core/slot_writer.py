@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gather_core.codec import Frames
+from gather_core.codec import Buffer, Frames
 from gather_core.codec_border import has_given
 from gather_core.errors import SUMMARY_NBYTES, LimitError, shorten, summarize
 from gather_core.memory import align
@@ -20,7 +20,7 @@ from gather_core.slot import (
     payload_parts,
     write_payload,
 )
-from gather_core.small_slots import longest_small_frame, pack_small_slot
+from gather_core.small_slots import pack_small_slot
 from gather_core.transport import Transport
 from gather_core.verdict import Terms
 
@@ -40,8 +40,6 @@ class Outgoing:
     """Of the slot, in bytes."""
     agreement: bytes
     failure: BaseException | None = None
-    small_slot: bytes = b""
-    """All of the slot, where it holds one small frame."""
     seal: bytes = b""
     """The end of a payload that is left to round 2."""
     parcels: Sequence[Sequence[memoryview]] = ()
@@ -56,7 +54,6 @@ class SlotWriter:
         self._rank = rank
         self._terms = terms
         self._inline_up_to = terms.slot_nbytes if terms.overflow_is_error else terms.round_1_nbytes
-        self._small_up_to = longest_small_frame(terms)
         self._seal_nbytes = terms.seal_nbytes
         self._flags = SEALED if terms.seal is not None else 0
 
@@ -72,19 +69,19 @@ class SlotWriter:
         is_short = HEADER_NBYTES + nbytes <= self._inline_up_to and nbytes <= limits.payload_nbytes
         return is_short and len(frames) <= limits.num_frames
 
-    def write(self, frames: Frames, seq: int, op: int) -> Outgoing:
+    def write_small(self, frame: Buffer, agreement: bytes) -> bytes:
+        """Writes the only frame of an object, not longer than `longest_small_frame`; returns all that was written."""
+        packed = pack_small_slot(frame, self._rank, agreement)
+        self._transport.slot(len(packed))[: len(packed)] = packed
+        return packed
+
+    def write(self, frames: Frames, agreement: bytes) -> Outgoing:
         """Writes an object's frames, or only their header and checksum where they do not fit.
 
         Raises:
             LimitError: They are larger than the limits allow.
         """
         terms = self._terms
-        agreement = self.agreement(seq, op)
-        if len(frames) == 1 and len(frames[0]) <= self._small_up_to:
-            packed = pack_small_slot(frames[0], self._rank, agreement)
-            filled = len(packed)
-            self._transport.slot(filled)[:filled] = packed
-            return Outgoing(frames, filled - HEADER_NBYTES, filled, agreement, small_slot=packed)
         nbytes = payload_nbytes(frames) + self._seal_nbytes
         if nbytes > terms.limits.payload_nbytes:
             raise LimitError(f"{nbytes} bytes are above Limits.payload_nbytes={terms.limits.payload_nbytes}")

@@ -113,9 +113,10 @@ class MpiTransport(Transport):
         self._slot = self._own[ALIGNMENT:]
         self._rows = aligned_buffer(world_size * self._row_nbytes)
         self._row_specs = [self._own[: self._row_nbytes], MPI.BYTE], [self._rows, MPI.BYTE]
-        self._starts = range(0, world_size * self._row_nbytes, self._row_nbytes)
+        self._lengths = struct.Struct("<" + f"Q{self._row_nbytes - _LENGTH.size}x" * world_size)
         read_only = self._rows.toreadonly()
-        self._heads = [read_only[start + ALIGNMENT : start + self._row_nbytes] for start in self._starts]
+        starts = range(0, world_size * self._row_nbytes, self._row_nbytes)
+        self._heads = [read_only[start + ALIGNMENT : start + self._row_nbytes] for start in starts]
         self._long = payload_views(aligned_buffer(world_size * self._slot_nbytes), [self._slot_nbytes] * world_size)
         self._long[self._rank] = self._slot
 
@@ -134,12 +135,13 @@ class MpiTransport(Transport):
         deadline = Deadline(timeout_s)
         _LENGTH.pack_into(self._own, 0, nbytes)
         self._live().perform(self._start_rows, self._row_specs, deadline, self.check_interrupt)
-        lengths = [_LENGTH.unpack_from(self._rows, start)[0] for start in self._starts]
-        if max(lengths) <= self._row_nbytes - ALIGNMENT:
+        lengths = self._lengths.unpack(self._rows)
+        longest = max(lengths)
+        if longest <= self._row_nbytes - ALIGNMENT:
             return self._heads
-        if max(lengths) > self._slot_nbytes:
+        if longest > self._slot_nbytes:
             self._live().is_clean = False
-            raise ProtocolError(f"a rank claims to fill {max(lengths)} of the {self._slot_nbytes} bytes of its slot")
+            raise ProtocolError(f"a rank claims to fill {longest} of the {self._slot_nbytes} bytes of its slot")
         is_long = [length > self._row_nbytes - ALIGNMENT for length in lengths]
         views = [view[: length if long else 0] for view, length, long in zip(self._long, lengths, is_long, strict=True)]
         self._all_gather_in_place(views, deadline)

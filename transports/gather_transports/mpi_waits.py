@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from time import perf_counter, sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from gather_core.deadline import Deadline
 from gather_core.errors import PeerLostError, TransportTimeoutError, summarize
@@ -43,12 +43,21 @@ def begin(start: "Callable[[], Sequence[MPI.Request]]", memory: object) -> "Sequ
     try:
         return start()
     except BaseException as exc:
-        from mpi4py import MPI
+        _give_up(memory, exc)
 
-        _abandoned.append(memory)
-        if not isinstance(exc, MPI.Exception):
-            raise
-        raise PeerLostError(f"MPI failed: {summarize(exc)}") from exc
+
+def are_done_at_once(requests: "Sequence[MPI.Request]", memory: object) -> bool:
+    """Tests requests for some microseconds, without anything else; raises as `complete`."""
+    if not requests:
+        return True
+    test = _test_of(requests)
+    try:
+        for _ in range(_NUM_SPINS):
+            if test():
+                return True
+    except BaseException as exc:
+        _give_up((requests, memory), exc)
+    return False
 
 
 def complete(
@@ -58,9 +67,8 @@ def complete(
     looks: Sequence[Callable[[], None]] = (),
     *,
     nbytes: int = 0,
-    spins: bool = True,
 ) -> None:
-    """Waits until all requests are done.
+    """Waits until all requests are done, giving way to others.
 
     Args:
         requests: As MPI gave them.
@@ -68,7 +76,6 @@ def complete(
         deadline: When this rank gives up.
         looks: Called at least every 0.25 s; what they raise passes, and ends the wait.
         nbytes: How much is under way in all.
-        spins: Whether this rank has a core of its own.
 
     Raises:
         TransportTimeoutError: The deadline passed.
@@ -76,23 +83,26 @@ def complete(
     """
     if not requests:
         return
-    test: Callable[[], bool] = requests[0].Test
-    if len(requests) > 1:
-        test = lambda: type(requests[0]).Testall(requests)  # noqa: E731
+    longest_pause_s = _LONGEST_PAUSE_WITH_BYTES_S if nbytes else _LONGEST_PAUSE_S
     try:
-        if spins:
-            for _ in range(_NUM_SPINS):
-                if test():
-                    return
-        longest_pause_s = _LONGEST_PAUSE_WITH_BYTES_S if nbytes else _LONGEST_PAUSE_S
-        _wait(test, deadline, looks, _BUSY_S + nbytes * _BUSY_S_PER_BYTE, longest_pause_s)
+        _wait(_test_of(requests), deadline, looks, _BUSY_S + nbytes * _BUSY_S_PER_BYTE, longest_pause_s)
     except BaseException as exc:
-        from mpi4py import MPI
+        _give_up((requests, memory), exc)
 
-        _abandoned.append((requests, memory))
-        if not isinstance(exc, MPI.Exception):
-            raise
+
+def _give_up(kept: object, exc: BaseException) -> NoReturn:
+    from mpi4py import MPI
+
+    _abandoned.append(kept)
+    if isinstance(exc, MPI.Exception):
         raise PeerLostError(f"MPI failed: {summarize(exc)}") from exc
+    raise exc
+
+
+def _test_of(requests: "Sequence[MPI.Request]") -> Callable[[], bool]:
+    if len(requests) == 1:
+        return requests[0].Test
+    return lambda: type(requests[0]).Testall(requests)
 
 
 def keep_for_ever(thing: object) -> None:
