@@ -150,12 +150,14 @@ class Membership:
         with self._lock:
             if activity.thread is not None:
                 raise GatherError(_NESTED)
-            self.check_open()
+            if activity.is_closed or self._broken is not None:
+                self.check_open()
             if activity.stream is not None and call.operation != "iter_gather":
                 raise GatherError(_IN_STREAM)
             activity.thread = threading.get_ident()
             try:
-                notes.check_aborted()
+                if notes.aborted is not None:
+                    notes.check()
                 return self.rounds.operate(call, obj, failed_call)
             except _HARMLESS:
                 raise

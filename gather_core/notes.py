@@ -56,7 +56,8 @@ class Notes:
         self._rank = rank
         self._ranks = ranks
         self._pid = this_pid()
-        self._aborted: tuple[int, str] | None = None
+        self.aborted: tuple[int, str] | None = None
+        """The first rank that has aborted, and why."""
         self._bell.listen(scope, ranks[rank], self._on_ring)
 
     def close(self) -> None:
@@ -73,12 +74,8 @@ class Notes:
     def check(self) -> None:
         """Raises AbortedError if another rank has aborted; ClosedError in a child that was forked meanwhile."""
         self.check_process()
-        self.check_aborted()
-
-    def check_aborted(self) -> None:
-        """Raises AbortedError if another rank has aborted."""
-        if self._aborted is not None:
-            rank, text = self._aborted
+        if self.aborted is not None:
+            rank, text = self.aborted
             raise AbortedError(f"rank {rank} aborted: {text}", rank)
 
     def origin(self, exc: AbortedError) -> AbortedError:
@@ -159,8 +156,8 @@ class Notes:
             answers.cut_short = "the job's store is gone"
 
     def _reason_to_stop(self) -> str:
-        if self._aborted is not None:
-            return f"rank {self._aborted[0]} aborted meanwhile"
+        if self.aborted is not None:
+            return f"rank {self.aborted[0]} aborted meanwhile"
         return _EXITING if is_exiting() else ""
 
     def _read(self, positions: dict[int, Position]) -> None:
@@ -178,10 +175,10 @@ class Notes:
 
     def _on_ring(self) -> None:
         _answer(self._store, self._rank, self.position)
-        if self._aborted is None and self._store.check(["abort"]):
+        if self.aborted is None and self._store.check(["abort"]):
             rank, text = json.loads(self._store.get("abort"))
             if rank != self._rank:
-                self._aborted = (rank, printable(shorten(text)))
+                self.aborted = (rank, printable(shorten(text)))
 
 
 def _answer(store: Store, rank: int, position: Position) -> None:

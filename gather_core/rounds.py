@@ -62,19 +62,12 @@ class Rounds:
         finally:
             self._watch = None
 
-    def _run(self, call: Call, obj: object, failed_call: Exception | None) -> Any:
-        if failed_call is None and call.sends and call.manner.form == "object":
-            return self._run_with_object(call, obj)
-        self._enter(call, "encode")
-        return self._run_on(call, *self._prepare(call, obj, failed_call))
-
-    def _run_with_object(self, call: Call, obj: Any) -> Any:
-        """(all ranks) An operation into which this rank puts one object.
-
-        A metrics dict costs more in calls than in work. So what is small does not go through those that all else needs.
-        """
+    def _run(self, call: Call, obj: Any, failed_call: Exception | None) -> Any:
+        """(all ranks) A metrics dict costs more in calls than in work: small objects go without those of all else."""
         self._enter(call, "encode")
         manner, timeout_s, outgoing = call.manner, self._timeout_s, None
+        if failed_call is not None or not call.sends or manner.form != "object":
+            return self._run_on(call, *self._prepare(call, obj, failed_call))
         try:
             if call.timeout_s is not None:
                 timeout_s = seconds(call.timeout_s)
