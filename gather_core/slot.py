@@ -26,8 +26,8 @@ CHECKED_BELOW_NBYTES = 64 * 1024
 """Payloads smaller than this always have their frames checksummed: it costs less than a microsecond."""
 
 _HEADER = struct.Struct("<QQIIQ32s")
-_PREFIX = struct.Struct("<QQ")
-_CHECKED = struct.Struct("<IIQ32s")
+PREFIX = struct.Struct("<QQ")
+CHECKED = struct.Struct("<IIQ32s")
 """What the header's checksum covers: all behind the prefix."""
 _AGREEMENT = struct.Struct("<4sBBHQQII")
 _TEXT_ENCODING = "utf-8"
@@ -105,8 +105,8 @@ def parse_agreement(block: bytes) -> Agreement:
 
 def pack_header(total_nbytes: int, rank: int, num_frames: int, payload_checksum: int, agreement: bytes) -> bytes:
     """Returns the 64 bytes of a header."""
-    checked = _CHECKED.pack(rank, num_frames, payload_checksum, agreement)
-    return _PREFIX.pack(total_nbytes, xxh3_64_intdigest(checked, total_nbytes)) + checked
+    checked = CHECKED.pack(rank, num_frames, payload_checksum, agreement)
+    return PREFIX.pack(total_nbytes, xxh3_64_intdigest(checked, total_nbytes)) + checked
 
 
 def read_header(slot: memoryview) -> Header:
@@ -121,7 +121,7 @@ def read_header(slot: memoryview) -> Header:
         raise ProtocolError(f"a slot of {len(slot)} bytes is shorter than its {HEADER_NBYTES}-byte header")
     header = slot[:HEADER_NBYTES].tobytes()
     total_nbytes, checksum, rank, num_frames, payload_checksum, agreement = _HEADER.unpack(header)
-    if checksum != xxh3_64_intdigest(header[_PREFIX.size :], total_nbytes):
+    if checksum != xxh3_64_intdigest(header[PREFIX.size :], total_nbytes):
         raise ProtocolError("the header's checksum is wrong: the slot was damaged on its way, or never written")
     return Header(total_nbytes, rank, num_frames, payload_checksum, agreement)
 

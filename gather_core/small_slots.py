@@ -11,7 +11,7 @@ from xxhash import xxh3_64_intdigest
 
 from gather_core.codec import Buffer
 from gather_core.memory import ALIGNMENT
-from gather_core.slot import HEADER_NBYTES, pack_header
+from gather_core.slot import CHECKED, HEADER_NBYTES, PREFIX
 from gather_core.verdict import Terms
 
 SMALL_UP_TO_NBYTES = 4096
@@ -38,7 +38,9 @@ def longest_small_frame(terms: Terms) -> int:
 def pack_small_slot(frame: Buffer, rank: int, agreement: bytes) -> bytes:
     """Returns all bytes of the slot that carries one frame."""
     payload = b"".join((_TABLE.pack(len(frame)), frame, _PADDING[len(frame) % ALIGNMENT]))
-    return pack_header(len(payload), rank, 1, xxh3_64_intdigest(payload), agreement) + payload
+    nbytes = len(payload)
+    checked = CHECKED.pack(rank, 1, xxh3_64_intdigest(payload), agreement)
+    return b"".join((PREFIX.pack(nbytes, xxh3_64_intdigest(checked, nbytes)), checked, payload))
 
 
 def read_small_slots(

@@ -73,9 +73,12 @@ def load(frames: Sequence[memoryview]) -> object:
         DecodeError: They are not the frames of one pickle.
     """
     try:
-        if len(frames) == 1 and _is_framed(frames[0]):
+        if len(frames) != 1:
+            return _load_frames(frames)
+        nbytes = len(frames[0]) - _START.size
+        if nbytes > 0 and _START.unpack_from(frames[0]) == (_PROTOCOL_5, _FRAME, nbytes):  # as nearly all are
             return pickle.loads(frames[0])
-        return _load_frames(frames)
+        return _load_head(frames, ())
     except (DecodeError, LimitError):
         raise
     except Exception as exc:

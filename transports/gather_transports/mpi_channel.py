@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from gather_core.deadline import Deadline
 from gather_core.errors import AbortedError, PeerLostError, TransportError, printable, summarize
 from gather_core.process_id import this_pid
-from gather_transports.mpi_waits import are_done_at_once, begin, complete, keep_for_ever
+from gather_transports.mpi_waits import begin, complete, keep_for_ever
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -57,8 +57,8 @@ class Channel:
         if self._pid != this_pid():
             raise TransportError("the transport belongs to the parent process")
         self.is_clean = False
-        requests = begin(start, memory)
-        if not (self._spins and are_done_at_once(requests, memory)):
+        requests = begin(start, memory, spins=self._spins)
+        if requests:
             complete(requests, memory, deadline, (check_interrupt, self._look_for_aborts), nbytes=nbytes)
         if self._aborted is not None:
             raise self._ended()

@@ -34,30 +34,33 @@ _abandoned: list[object] = []
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
-def begin(start: "Callable[[], Sequence[MPI.Request]]", memory: object) -> "Sequence[MPI.Request]":
+def begin(
+    start: "Callable[[], Sequence[MPI.Request]]", memory: object, *, spins: bool = False
+) -> "Sequence[MPI.Request]":
     """Starts requests; keeps their memory for ever where it fails on the way, as some may have been posted.
+
+    Args:
+        start: Starts them.
+        memory: What they read and write.
+        spins: Tests them for some microseconds too, without anything else.
+
+    Returns:
+        Those that have to be waited for: none, where they are done.
 
     Raises:
         PeerLostError: MPI reports an error.
     """
+    requests: Sequence[MPI.Request] = ()
     try:
-        return start()
-    except BaseException as exc:
-        _give_up(memory, exc)
-
-
-def are_done_at_once(requests: "Sequence[MPI.Request]", memory: object) -> bool:
-    """Tests requests for some microseconds, without anything else; raises as `complete`."""
-    if not requests:
-        return True
-    test = _test_of(requests)
-    try:
-        for _ in range(_NUM_SPINS):
-            if test():
-                return True
+        requests = start()
+        if spins and requests:
+            test = requests[0].Test if len(requests) == 1 else _test_of(requests)
+            for _ in range(_NUM_SPINS):
+                if test():
+                    return ()
     except BaseException as exc:
         _give_up((requests, memory), exc)
-    return False
+    return requests
 
 
 def complete(
