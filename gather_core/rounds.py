@@ -91,7 +91,7 @@ class Rounds:
             try:
                 return self._result(call, outgoing, slots, timeout_s, started_s)
             finally:
-                slots = ()  # as there
+                slots = ()  # as in `_result`
         self._stats.operations += 1
         self._stats.sent_nbytes += filled
         if self._watch is not None:
@@ -146,7 +146,7 @@ class Rounds:
         return self._border.encode(obj)
 
     def _prepare(self, call: Call, obj: object, failed_call: Exception | None) -> tuple[Outgoing, float]:
-        """Fills this rank's slot: with its object, or with what went wrong."""
+        """Fills this rank's slot with what is no single object, or with what went wrong."""
         timeout_s = self._timeout_s
         if failed_call is not None:
             return self._writer.write_failure(failed_call, "call", self.seq), timeout_s

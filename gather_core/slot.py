@@ -6,10 +6,10 @@ zeros. There are lengths only and no offsets, so that frames can neither overlap
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache, partial
+from functools import lru_cache
 
 from xxhash import xxh3_64, xxh3_64_intdigest
 
@@ -62,11 +62,6 @@ class Agreement:
 def pack_agreement(kind: int, group_id: int, seq: int, world_size: int, op: int, flags: int = 0) -> bytes:
     """Returns the 32 bytes of an `Agreement` without making one, which costs more than packing it."""
     return _AGREEMENT.pack(MAGIC, WIRE_VERSION, kind, flags, group_id, seq, world_size, op)
-
-
-def agreement_packer(kind: int, group_id: int, flags: int = 0) -> Callable[[int, int, int], bytes]:
-    """Returns what packs the agreement blocks of a group, at half of the price: called with seq, world size and op."""
-    return partial(_AGREEMENT.pack, MAGIC, WIRE_VERSION, kind, flags, group_id)
 
 
 @dataclass(slots=True)

@@ -13,7 +13,6 @@ from gather_core.slot import (
     SEALED,
     Failure,
     Kind,
-    agreement_packer,
     checksum_parts,
     pack_agreement,
     pack_header,
@@ -57,11 +56,11 @@ class SlotWriter:
         self._inline_up_to = terms.slot_nbytes if terms.overflow_is_error else terms.round_1_nbytes
         self._seal_nbytes = terms.seal_nbytes
         self._flags = SEALED if terms.seal is not None else 0
-        self._pack_agreement = agreement_packer(_DATA, terms.group_id, self._flags)
 
     def agreement(self, seq: int, op: int) -> bytes:
         """What the slot of a healthy rank says of this operation."""
-        return self._pack_agreement(seq, self._terms.world_size, op)
+        terms = self._terms
+        return pack_agreement(_DATA, terms.group_id, seq, terms.world_size, op, self._flags)
 
     def fits(self, frames: Frames) -> bool:
         """Whether round 1 carries these frames, and the limits allow it."""

@@ -120,7 +120,7 @@ def _write_half(destination: memoryview, frames: Sequence[Any]) -> None:
 
 STEPS: dict[str, tuple[Any, str, Any]] = {
     "half of the payload": (slot_writer, "write_payload", _write_half),
-    "the agreement": (SlotWriter, "agreement", _stop),
+    "the agreement": (slot_writer, "pack_agreement", _stop),
     "the payload's checksum": (slot_writer, "checksum_parts", _stop),
     "the header": (slot_writer, "pack_header", _stop),
     "the header's checksum": (slot, "xxh3_64_intdigest", _stop),

@@ -2,7 +2,6 @@
 
 import atexit
 import logging
-import os
 import queue
 import threading
 import weakref
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from gather_core.background import run_bounded
 from gather_core.deadline import POLL_S, Deadline
 from gather_core.errors import AbortedError, PeerLostError, TransportError, TransportTimeoutError, format_ranks
+from gather_core.process_id import this_pid
 from gather_core.transport import GroupContext
 from gather_transports.forked import never_destroy
 from gather_transports.torch_errors import first_line, is_timeout
@@ -71,7 +71,7 @@ class GlooLink:
         Raises:
             TransportError: No connection, or not in time; nothing is left behind.
         """
-        self._pid = os.getpid()
+        self._pid = this_pid()
         self._rank = context.rank
         self._peers = [peer for peer in range(context.world_size) if peer != context.rank]
         self._aborted: str | None = None
@@ -128,7 +128,7 @@ class GlooLink:
         """Closes the connections on a thread: whatever is pending on them fails at once, here and at the peers."""
         if self._aborted is None:
             self._aborted = reason
-        if self._group and self._pid == os.getpid():
+        if self._group and self._pid == this_pid():
             ending = threading.Thread(target=self.close, name="gather-core-gloo-end", daemon=True)
             _ending.add(ending)
             ending.start()
@@ -142,7 +142,7 @@ class GlooLink:
         group, self._group = self._group, []
         if not group:
             return
-        if self._pid != os.getpid():
+        if self._pid != this_pid():
             never_destroy(group)
             return
         self._exchanges.put(None)

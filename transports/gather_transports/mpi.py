@@ -134,8 +134,7 @@ class MpiTransport(Transport):
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
         deadline = Deadline(timeout_s)
         _LENGTH.pack_into(self._own, 0, nbytes)
-        channel = self._channel or self._live()
-        channel.perform(self._start_rows, self._row_specs, deadline, self.check_interrupt)
+        self._live().perform(self._start_rows, self._row_specs, deadline, self.check_interrupt)
         lengths = self._lengths.unpack(self._rows)
         longest = max(lengths)
         if longest <= self._row_nbytes - ALIGNMENT:

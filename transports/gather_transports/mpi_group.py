@@ -14,6 +14,7 @@ from gather_core.deadline import Deadline
 from gather_core.errors import SettingsError, SetupError, TransportError, shorten, summarize
 from gather_core.local_store import ScopedStore
 from gather_core.process_group import is_initialized
+from gather_core.process_id import this_pid
 from gather_core.transport import GroupContext
 from gather_transports.mpi_channel import Channel
 from gather_transports.mpi_store import host_identity, host_store, join_store
@@ -116,7 +117,7 @@ class MpiGroup:
         self.rank, self.world_size = comm.rank, comm.size
         self.broken = "it was interrupted"  # unless it gets to the end
         self._ranks = _global_ranks(comm)
-        self._pid = os.getpid()
+        self._pid = this_pid()
         self._store: Any = None
         self._name = ""
         self._common: Channel | None = None
@@ -204,7 +205,7 @@ class MpiGroup:
 
     def give_back(self, channel: Channel) -> None:
         """Takes a channel of a closed Gatherer; it is used again once all ranks have given it back. Any thread."""
-        if channel.is_clean and self._pid == os.getpid():
+        if channel.is_clean and self._pid == this_pid():
             self._idle.append(channel)
 
     def _new_channel(self, comm: "MPI.Intracomm") -> Channel:

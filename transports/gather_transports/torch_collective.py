@@ -5,7 +5,6 @@ copy back. Which device, and so how one thing is made to wait for another, is up
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +18,7 @@ from gather_core.chunks import copy_pieces
 from gather_core.deadline import Deadline
 from gather_core.errors import AbortedError, PeerLostError, TransportError, TransportTimeoutError, summarize
 from gather_core.memory import align
+from gather_core.process_id import this_pid
 from gather_core.transport import GroupContext, PeerState, Transport
 from gather_transports.device_ops import DeviceOps
 from gather_transports.forked import never_destroy
@@ -84,7 +84,7 @@ class TorchCollectiveTransport(Transport):
         self._backend: TorchBackend | None = None
         self._aborted: str | None = None
         self._has_failed = False
-        self._pid = os.getpid()
+        self._pid = this_pid()
         self._rank = 0
         self._world_size = 0
         self._slot_nbytes = 0
@@ -95,7 +95,7 @@ class TorchCollectiveTransport(Transport):
         self._rank = context.rank
         self._world_size = context.world_size
         self._slot_nbytes = slot_nbytes
-        self._pid = os.getpid()
+        self._pid = this_pid()
         self._backend = TorchBackend(self._ops.connect(context, timeout_s, self.check_interrupt))
         try:
             self._stagings = self._allocate()
@@ -299,7 +299,7 @@ class TorchCollectiveTransport(Transport):
     def close(self) -> None:
         backend, stagings = self._backend, self._stagings
         self._backend = self._stagings = None
-        if self._pid != os.getpid():
+        if self._pid != this_pid():
             never_destroy((backend, stagings))
             return
         group = backend.take() if backend is not None else None
