@@ -42,7 +42,7 @@ def result_buffer(nbytes: int) -> memoryview:
     Raises:
         MemoryError: There is not that much.
     """
-    return _pool.lend(nbytes)
+    return aligned_buffer(nbytes) if nbytes < REUSED_FROM_NBYTES else _pool.lend(nbytes)
 
 
 def drop_free_blocks() -> int:
@@ -84,8 +84,8 @@ class BlockPool:
         self._ended: deque[_Lease] = deque()
 
     def lend(self, nbytes: int) -> memoryview:
-        """Returns writable memory with any content, 64-byte aligned."""
-        if nbytes < REUSED_FROM_NBYTES or not self._lock.acquire(blocking=False):
+        """Returns writable memory with any content, 64-byte aligned; at least `REUSED_FROM_NBYTES` of it."""
+        if not self._lock.acquire(blocking=False):
             return aligned_buffer(nbytes)
         try:
             return self._lend(_block_nbytes(nbytes))[:nbytes]

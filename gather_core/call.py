@@ -58,6 +58,8 @@ class Call:
     wanted: Sequence[int]
     """The ranks whose objects this rank gets."""
     manner: Manner = PLAIN
+    op: int = 0
+    """What `check` returns, where that is known before; else 0."""
 
     def check(self, world_size: int) -> int:
         """Checks tag and root; returns 32 bits that tell operations apart in the agreement block.

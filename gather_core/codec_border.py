@@ -68,10 +68,11 @@ class CodecBorder:
 
     def decode_small(self, ranks: Sequence[int], frame_of: Sequence[memoryview]) -> list[Any]:
         """Rebuilds the objects of these ranks, each of one short frame; raises as `decode`."""
+        decode, options = self._codec.decode, self._options
         objects = []
         for rank in ranks:
             try:
-                objects.append(self._codec.decode((frame_of[rank],), self._options))
+                objects.append(decode((frame_of[rank],), options))
             except Exception as exc:
                 raise self._failed(rank, exc) from exc
         return objects

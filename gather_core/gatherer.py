@@ -7,7 +7,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar, overload
 
-from gather_core.call import PLAIN, ROUTED, Call, Manner, Received, Timeout, as_int
+from gather_core.call import PLAIN, ROUTED, Call, Manner, Received, Timeout, as_int, op_code
 from gather_core.codec import Codec, DecodeOptions, Limits, TensorDevice
 from gather_core.errors import GatherError, SettingsError
 from gather_core.lazy import LazyObjects
@@ -115,7 +115,8 @@ class Gatherer:
         self._rank = connection.context.rank
         self._world_size = connection.context.world_size
         self._everyone = range(self._world_size)
-        self._plain_all_gather = Call("all_gather", None, "", None, True, self._everyone)
+        op = op_code("all_gather", None, "")
+        self._plain_all_gather = Call("all_gather", None, "", None, True, self._everyone, op=op)
         self._slot_nbytes = connection.terms.slot_nbytes
         options = DecodeOptions(settings.tensor_device, settings.limits)
         self._membership = Membership(connection, options, self.stats)

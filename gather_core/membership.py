@@ -142,7 +142,8 @@ class Membership:
     def operate(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
         """Runs one operation; from here on whatever goes wrong reaches every rank."""
         notes, activity = self._notes, self._activity
-        notes.check_process()  # before locks, which a thread of the parent's may hold for ever
+        if self._pid != this_pid():  # before locks, which a thread of the parent's may hold for ever
+            notes.check_process()
         if self._calls.pending and not self._calls.is_idle:
             self._refuse_nested()
             with self.telling_interrupts():

@@ -15,8 +15,9 @@ from gather_core.parcels import Manifest, announced, in_one_payload, nbytes_in_o
 from gather_core.rendezvous import Connection
 from gather_core.seal import private_copies
 from gather_core.slot import HEADER_NBYTES, Header, payload_parts, read_frames
+from gather_core.slot_reader import SlotReader
 from gather_core.slot_writer import Outgoing, SlotWriter
-from gather_core.small_slots import longest_small_frame, read_small_slots
+from gather_core.small_slots import longest_small_frame, pack_small_slot, read_small_slots
 from gather_core.stats import Stats
 from gather_core.verdict import Verdict, judge
 from gather_core.watch import Watch, Watcher
@@ -39,11 +40,14 @@ class Rounds:
         self._everyone = range(connection.context.world_size)
         self._border = CodecBorder(connection.codec, options)
         self._writer = SlotWriter(connection.transport, connection.context.rank, connection.terms)
+        self._reader = SlotReader(connection.terms)
         self._small_up_to = longest_small_frame(connection.terms)
         self._seal_nbytes = connection.terms.seal_nbytes
 
-    def operate(self, call: Call, obj: object, failed_call: Exception | None = None) -> Any:
+    def operate(self, call: Call, obj: Any, failed_call: Exception | None = None) -> Any:
         """(all ranks) Runs one operation; what was wrong before it, `failed_call`, reaches every rank.
+
+        A metrics dict costs more in calls than in work, so an object of one small frame goes without those of all else.
 
         Returns:
             The objects of the ranks that the call wants, in order: a list, or what its form and laziness say.
@@ -53,38 +57,32 @@ class Rounds:
             DecodeError: Here alone, after the last exchange. The ranks are in step.
             BaseException: The ranks may not be in step any more.
         """
-        self.seq += 1
-        if not self._watcher.is_wanted():
-            return self._run(call, obj, failed_call)
-        try:
-            with self._watcher.watch(call, self.seq) as self._watch:
-                return self._run(call, obj, failed_call)
-        finally:
-            self._watch = None
-
-    def _run(self, call: Call, obj: Any, failed_call: Exception | None) -> Any:
-        """(all ranks) A metrics dict costs more in calls than in work: small objects go without those of all else."""
-        self._enter(call, "encode")
-        manner, timeout_s, outgoing = call.manner, self._timeout_s, None
-        if failed_call is not None or not call.sends or manner.form != "object":
-            return self._run_on(call, *self._prepare(call, obj, failed_call))
+        self.seq = seq = self.seq + 1
+        manner, notes, world_size = call.manner, self._notes, self._terms.world_size
+        if failed_call is not None or not call.sends or manner.form != "object" or self._watcher.is_wanted():
+            return self._operate_on_any(call, obj, failed_call)
+        notes.position = (seq, call.operation, call.tag, "encode")
+        timeout_s, outgoing = self._timeout_s, None
         try:
             if call.timeout_s is not None:
                 timeout_s = seconds(call.timeout_s)
-            agreement = self._writer.agreement(self.seq, call.check(self._terms.world_size))
+            agreement = self._writer.agreement(seq, world_size, call.op or call.check(world_size))
             frames = self._border.encode(obj if manner.checked is None else manner.checked(obj))
             if len(frames) == 1 and len(frames[0]) <= self._small_up_to:
-                small_slot = self._writer.write_small(frames[0], agreement)
+                small_slot = pack_small_slot(frames[0], self._rank, agreement)
+                filled = len(small_slot)
+                self._transport.slot(filled)[:filled] = small_slot
             else:
                 outgoing = self._writer.write(frames, agreement)
         except Exception as exc:
-            return self._run_on(call, self._writer.write_failure(exc, "encode", self.seq), timeout_s)
+            outgoing = self._writer.write_failure(exc, "encode", seq)
         if outgoing is not None:
-            return self._run_on(call, outgoing, timeout_s)
-        filled = len(small_slot)
+            return self._run(call, outgoing, timeout_s)
         started_s = monotonic()
-        self._enter(call, "round 1")
-        slots = self._all_gather_slots(filled, timeout_s)
+        notes.position = (seq, call.operation, call.tag, "round 1")
+        slots = self._transport.all_gather_slots(filled, timeout_s=timeout_s)
+        if len(slots) != world_size:
+            raise _wrong_number_of(slots, world_size)
         small = read_small_slots(slots, agreement, self._small_up_to, self._rank, small_slot)
         if small is None:
             outgoing = Outgoing(frames, filled - HEADER_NBYTES, filled, agreement)
@@ -94,15 +92,23 @@ class Rounds:
                 slots = ()  # as in `_result`
         self._stats.operations += 1
         self._stats.sent_nbytes += filled
-        if self._watch is not None:
-            self._watch.sent(filled, frames, in_second_round=False)
-        self._enter(call, "decode")
+        notes.position = (seq, call.operation, call.tag, "decode")
         if manner is PLAIN or manner is ROUTED:
             return self._border.decode_small(call.wanted, small)
         received: Received = [(rank, (small[rank],)) for rank in call.wanted]
         return self._confirmed(call, received, timeout_s) if manner.confirm else self._finished(call, received)
 
-    def _run_on(self, call: Call, outgoing: Outgoing, timeout_s: float) -> Any:
+    def _operate_on_any(self, call: Call, obj: Any, failed_call: Exception | None) -> Any:
+        """(all ranks) As `operate`, whatever is handed in, and whoever looks."""
+        if not self._watcher.is_wanted():
+            return self._run(call, *self._prepare(call, obj, failed_call))
+        try:
+            with self._watcher.watch(call, self.seq) as self._watch:
+                return self._run(call, *self._prepare(call, obj, failed_call))
+        finally:
+            self._watch = None
+
+    def _run(self, call: Call, outgoing: Outgoing, timeout_s: float) -> Any:
         """(all ranks) What follows where this rank's slot is filled."""
         started_s = monotonic()
         self._enter(call, "round 1")
@@ -128,7 +134,7 @@ class Rounds:
         terms = self._terms
         slots = self._transport.all_gather_slots(nbytes, timeout_s=timeout_s)
         if len(slots) != terms.world_size:
-            raise ProtocolError(f"the transport returned {len(slots)} slots for {terms.world_size} ranks")
+            raise _wrong_number_of(slots, terms.world_size)
         return slots if terms.seal is None else private_copies(slots)
 
     def _enter(self, call: Call, phase: str) -> None:
@@ -146,27 +152,28 @@ class Rounds:
         return self._border.encode(obj)
 
     def _prepare(self, call: Call, obj: object, failed_call: Exception | None) -> tuple[Outgoing, float]:
-        """Fills this rank's slot with what is no single object, or with what went wrong."""
+        """Fills this rank's slot, with what went wrong too; returns how long this rank waits."""
+        self._enter(call, "encode")
         timeout_s = self._timeout_s
         if failed_call is not None:
             return self._writer.write_failure(failed_call, "call", self.seq), timeout_s
         try:
             if call.timeout_s is not None:
                 timeout_s = seconds(call.timeout_s)
-            agreement = self._writer.agreement(self.seq, call.check(self._terms.world_size))
+            agreement = self._writer.agreement(self.seq, self._terms.world_size, call.check(self._terms.world_size))
             return self._fill(call, obj, agreement), timeout_s
         except Exception as exc:
             return self._writer.write_failure(exc, "encode", self.seq), timeout_s
 
     def _fill(self, call: Call, obj: Any, agreement: bytes) -> Outgoing:
-        """With nothing, frames or parcels."""
+        """With nothing, an object, frames or parcels."""
         manner = call.manner
         if not call.sends:
             return self._writer.write((), agreement)
         if manner.checked is not None:
             obj = manner.checked(obj)
-        if manner.form == "frames":
-            return self._writer.write(obj, agreement)
+        if manner.form != "parcels":
+            return self._writer.write(obj if manner.form == "frames" else self._border.encode(obj), agreement)
         return self._fill_with_parcels([self._border.encode(each) for each in obj], agreement)
 
     def _fill_with_parcels(self, parcels: Sequence[Frames], agreement: bytes) -> Outgoing:
@@ -181,14 +188,20 @@ class Rounds:
 
     def _judged(self, call: Call, outgoing: Outgoing, slots: Sequence[memoryview], deadline: Deadline) -> Received:
         """What was sent to this rank, after round 2 where one is needed."""
+        healthy = self._reader.read(slots, outgoing.agreement, call.wanted)
+        if healthy is not None:
+            received, longest = healthy
+            self._count(call, outgoing, HEADER_NBYTES + longest, in_second_round=False)
+            return received
         try:
             verdict = judge(slots, outgoing.agreement, self._terms)
         except RankFailedError as exc:
             # Without the frames of `judge`: they hold views of all slots, and in a cycle with what they raise.
             raise exc.with_traceback(None) from outgoing.failure
         payloads = self._collect(call, outgoing, slots, verdict, deadline)
-        self._count(call, outgoing, verdict)
-        most_held = MOST_HELD if verdict.nbytes_in_round_2 is not None else MOST_HELD_OF_SLOTS
+        second = verdict.nbytes_in_round_2 is not None
+        self._count(call, outgoing, verdict.largest_nbytes, in_second_round=second)
+        most_held = MOST_HELD if second else MOST_HELD_OF_SLOTS
         return [
             (rank, self._frames(rank, payloads[rank], verdict.headers[rank], most_held)) for rank in sorted(payloads)
         ]
@@ -299,7 +312,8 @@ class Rounds:
         self._enter(call, "round 1")
         if failure is None:
             op = op_code(call.operation, call.root, call.tag, "confirm")
-            outgoing = self._writer.write((), self._writer.agreement(self.seq, op))
+            agreement = self._writer.agreement(self.seq, self._terms.world_size, op)
+            outgoing = self._writer.write((), agreement)
         else:
             outgoing = self._writer.write_failure(failure, "decode", self.seq)
         slots = self._all_gather_slots(outgoing.filled, timeout_s)
@@ -309,16 +323,15 @@ class Rounds:
             raise exc from failure
         return result
 
-    def _count(self, call: Call, outgoing: Outgoing, verdict: Verdict) -> None:
+    def _count(self, call: Call, outgoing: Outgoing, largest_nbytes: int, *, in_second_round: bool) -> None:
         stats = self._stats
         stats.operations += 1
         stats.sent_nbytes += HEADER_NBYTES + outgoing.nbytes
-        second = verdict.nbytes_in_round_2 is not None
-        if verdict.largest_nbytes > self._terms.slot_nbytes and call.manner.admit is None:
-            stats.second_rounds += second  # not those of a stream, whose chunks are as long as its budget says
-            stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, verdict.largest_nbytes)
+        if largest_nbytes > self._terms.slot_nbytes and call.manner.admit is None:
+            stats.second_rounds += in_second_round  # not those of a stream, whose chunks are as long as its budget says
+            stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, largest_nbytes)
         if self._watch is not None:
-            self._watch.sent(HEADER_NBYTES + outgoing.nbytes, outgoing.frames, in_second_round=second)
+            self._watch.sent(HEADER_NBYTES + outgoing.nbytes, outgoing.frames, in_second_round=in_second_round)
 
     def _count_parcels(self, outgoing: Outgoing, matrix: Sequence[Sequence[int]]) -> None:
         """Counts what travelled by itself."""
@@ -329,6 +342,10 @@ class Rounds:
         stats.largest_slot_nbytes = max(stats.largest_slot_nbytes, in_one)
         if self._watch is not None:
             self._watch.sent(nbytes, [part for parts in outgoing.parcels for part in parts[1:]], in_second_round=True)
+
+
+def _wrong_number_of(slots: Sequence[memoryview], world_size: int) -> ProtocolError:
+    return ProtocolError(f"the transport returned {len(slots)} slots for {world_size} ranks")
 
 
 def _all_parts(outgoing: Outgoing) -> list[memoryview]:

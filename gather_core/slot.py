@@ -6,10 +6,10 @@ zeros. There are lengths only and no offsets, so that frames can neither overlap
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from xxhash import xxh3_64, xxh3_64_intdigest
 
@@ -25,7 +25,7 @@ SEALED = 1
 CHECKED_BELOW_NBYTES = 64 * 1024
 """Payloads smaller than this always have their frames checksummed: it costs less than a microsecond."""
 
-_HEADER = struct.Struct("<QQIIQ32s")
+HEADER = struct.Struct("<QQIIQ32s")
 PREFIX = struct.Struct("<QQ")
 CHECKED = struct.Struct("<IIQ32s")
 """What the header's checksum covers: all behind the prefix."""
@@ -62,6 +62,11 @@ class Agreement:
 def pack_agreement(kind: int, group_id: int, seq: int, world_size: int, op: int, flags: int = 0) -> bytes:
     """Returns the 32 bytes of an `Agreement` without making one, which costs more than packing it."""
     return _AGREEMENT.pack(MAGIC, WIRE_VERSION, kind, flags, group_id, seq, world_size, op)
+
+
+def agreement_packer(kind: int, group_id: int, flags: int) -> Callable[[int, int, int], bytes]:
+    """Returns what packs, of `seq`, `world_size` and `op`, the agreements that have all else alike, in C alone."""
+    return partial(_AGREEMENT.pack, MAGIC, WIRE_VERSION, kind, flags, group_id)
 
 
 @dataclass(slots=True)
@@ -115,7 +120,7 @@ def read_header(slot: memoryview) -> Header:
     if len(slot) < HEADER_NBYTES:
         raise ProtocolError(f"a slot of {len(slot)} bytes is shorter than its {HEADER_NBYTES}-byte header")
     header = slot[:HEADER_NBYTES].tobytes()
-    total_nbytes, checksum, rank, num_frames, payload_checksum, agreement = _HEADER.unpack(header)
+    total_nbytes, checksum, rank, num_frames, payload_checksum, agreement = HEADER.unpack(header)
     if checksum != xxh3_64_intdigest(header[PREFIX.size :], total_nbytes):
         raise ProtocolError("the header's checksum is wrong: the slot was damaged on its way, or never written")
     return Header(total_nbytes, rank, num_frames, payload_checksum, agreement)
@@ -130,14 +135,14 @@ def payload_nbytes(frames: Frames) -> int:
 
 
 @lru_cache(maxsize=64)
-def _frame_table(num_frames: int) -> struct.Struct:
+def frame_table(num_frames: int) -> struct.Struct:
     """The layout of a frame table, with the padding behind it."""
     return struct.Struct(f"<{num_frames}Q{-8 * num_frames % ALIGNMENT}x")
 
 
 def _parts(frames: Frames) -> list[Buffer]:
     """The payload in order: frame table, frames, and the padding behind each."""
-    parts: list[Buffer] = [_frame_table(len(frames)).pack(*map(len, frames))]
+    parts: list[Buffer] = [frame_table(len(frames)).pack(*map(len, frames))]
     for frame in frames:
         parts.append(frame)
         parts.append(_PADDING[-len(frame) % ALIGNMENT])
@@ -213,7 +218,7 @@ def read_frames(payload: memoryview, header: Header, limits: Limits, *, frames_c
         LimitError: A frame is above `limits`.
         ProtocolError: Checksum or lengths are wrong. Padding is only checked as part of what the checksum covers.
     """
-    table = _frame_table(header.num_frames)
+    table = frame_table(header.num_frames)
     checked = payload if frames_checked else payload[: table.size]
     if xxh3_64_intdigest(checked) != header.payload_checksum:
         raise ProtocolError(f"the payload's checksum is wrong: its {len(payload)} bytes were damaged on their way")

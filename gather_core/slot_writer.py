@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gather_core.codec import Buffer, Frames
+from gather_core.codec import Frames
 from gather_core.codec_border import has_given
 from gather_core.errors import SUMMARY_NBYTES, LimitError, shorten, summarize
 from gather_core.memory import align
@@ -13,18 +13,16 @@ from gather_core.slot import (
     SEALED,
     Failure,
     Kind,
+    agreement_packer,
     checksum_parts,
-    pack_agreement,
     pack_header,
     payload_nbytes,
     payload_parts,
     write_payload,
 )
-from gather_core.small_slots import pack_small_slot
 from gather_core.transport import Transport
 from gather_core.verdict import Terms
 
-_DATA = int(Kind.DATA)
 _FRAME = "  File "
 """How the frames of a formatted traceback begin."""
 
@@ -55,12 +53,10 @@ class SlotWriter:
         self._terms = terms
         self._inline_up_to = terms.slot_nbytes if terms.overflow_is_error else terms.round_1_nbytes
         self._seal_nbytes = terms.seal_nbytes
-        self._flags = SEALED if terms.seal is not None else 0
-
-    def agreement(self, seq: int, op: int) -> bytes:
-        """What the slot of a healthy rank says of this operation."""
-        terms = self._terms
-        return pack_agreement(_DATA, terms.group_id, seq, terms.world_size, op, self._flags)
+        flags = SEALED if terms.seal is not None else 0
+        self.agreement = agreement_packer(Kind.DATA, terms.group_id, flags)
+        """Packs, of the number of an operation, the world size and the operation, what a healthy slot says of it."""
+        self._failed_agreement = agreement_packer(Kind.ERROR, terms.group_id, flags)
 
     def fits(self, frames: Frames) -> bool:
         """Whether round 1 carries these frames, and the limits allow it."""
@@ -68,12 +64,6 @@ class SlotWriter:
         limits = self._terms.limits
         is_short = HEADER_NBYTES + nbytes <= self._inline_up_to and nbytes <= limits.payload_nbytes
         return is_short and len(frames) <= limits.num_frames
-
-    def write_small(self, frame: Buffer, agreement: bytes) -> bytes:
-        """Writes the only frame of an object, not longer than `longest_small_frame`; returns all that was written."""
-        packed = pack_small_slot(frame, self._rank, agreement)
-        self._transport.slot(len(packed))[: len(packed)] = packed
-        return packed
 
     def write(self, frames: Frames, agreement: bytes) -> Outgoing:
         """Writes an object's frames, or only their header and checksum where they do not fit.
@@ -114,7 +104,7 @@ class SlotWriter:
         slot = self._transport.slot(filled)
         write_payload(slot[HEADER_NBYTES : filled - self._seal_nbytes], frames)
         parts = payload_parts(frames)
-        agreement = pack_agreement(Kind.ERROR, terms.group_id, seq, terms.world_size, 0, self._flags)
+        agreement = self._failed_agreement(seq, terms.world_size, 0)
         seal = self._write_header(slot, nbytes, frames, parts, parts, agreement)
         slot[filled - len(seal) : filled] = seal
         return Outgoing((), nbytes, filled, agreement, failure)

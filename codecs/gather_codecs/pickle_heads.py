@@ -7,7 +7,7 @@ import io
 import itertools
 import pickle
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gather_core.blocks import result_buffer
@@ -89,7 +89,8 @@ def _load_frames(frames: Sequence[memoryview]) -> object:
     end = 1 + _num_pieces(frames)
     buffers = iter([own(frame) for frame in frames[end:]])
     obj = _load_head(frames[1:end] or frames[:1], buffers)
-    _check_used_up(buffers)
+    if surplus := len(list(buffers)):  # which the unpickler itself ignores
+        raise DecodeError(f"{surplus} more frames than the pickle refers to")
     return obj
 
 
@@ -167,9 +168,3 @@ class _Pieces(io.RawIOBase):
                 self._num_read += nbytes
                 return nbytes
         return 0
-
-
-def _check_used_up(buffers: Iterator[memoryview]) -> None:
-    """The unpickler itself ignores surplus buffers."""
-    if surplus := sum(1 for _ in buffers):
-        raise DecodeError(f"{surplus} more frames than the pickle refers to")

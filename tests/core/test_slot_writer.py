@@ -51,17 +51,8 @@ def _terms(*, overflow_is_error: bool = True, covered_below_nbytes: int = UNBOUN
 
 
 def _write(lent: Lent, frames: Sequence[bytes], seq: int = 1, terms: Terms | None = None) -> Outgoing:
-    writer = _writer(lent, terms)
-    return writer.write(frames, writer.agreement(seq, OP))
-
-
-def _write_small(lent: Lent, frames: Sequence[bytes], seq: int) -> bytes:
-    writer = _writer(lent)
-    return writer.write_small(frames[0], writer.agreement(seq, OP))
-
-
-def _writer(lent: Lent, terms: Terms | None = None) -> SlotWriter:
-    return SlotWriter(lent, 0, terms or _terms())  # type: ignore[arg-type]
+    writer = SlotWriter(lent, 0, terms or _terms())  # type: ignore[arg-type]
+    return writer.write(frames, writer.agreement(seq, 1, OP))
 
 
 def _agreement(seq: int = 1) -> bytes:
@@ -120,11 +111,10 @@ def _write_half(destination: memoryview, frames: Sequence[Any]) -> None:
 
 STEPS: dict[str, tuple[Any, str, Any]] = {
     "half of the payload": (slot_writer, "write_payload", _write_half),
-    "the agreement": (slot_writer, "pack_agreement", _stop),
+    "the agreement": (slot_writer, "agreement_packer", lambda *_: _stop),
     "the payload's checksum": (slot_writer, "checksum_parts", _stop),
     "the header": (slot_writer, "pack_header", _stop),
     "the header's checksum": (slot, "xxh3_64_intdigest", _stop),
-    "a small slot": (slot_writer, "pack_small_slot", _stop),
 }
 
 
@@ -134,16 +124,14 @@ def test_a_writer_that_stops_leaves_nothing_that_validates(step: str, monkeypatc
     fresh, used = Lent(b"\0"), Lent(b"\0")
     _write(used, [b"earlier"], seq=1)
     module, name, replacement = STEPS[step]
-    is_small = name == "pack_small_slot"
-    write: Any = _write_small if is_small else _write
-    new = [b"new" * 300] if is_small else [b"new" * 300, b""]
+    new = [b"new" * 300, b""]
     with monkeypatch.context() as patch:
         if name == "xxh3_64_intdigest":  # the one over the header, and not the one over the payload
             patch.setattr(slot_writer, "checksum_parts", lambda parts: 5)
         patch.setattr(module, name, replacement)
         for lent in (fresh, used):
             with pytest.raises(Stopped):
-                write(lent, new, seq=2)
+                _write(lent, new, seq=2)
     with pytest.raises(ProtocolError):
         read_header(memoryview(fresh.memory))
     with pytest.raises(ProtocolError):

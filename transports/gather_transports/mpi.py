@@ -132,19 +132,19 @@ class MpiTransport(Transport):
         return self._slot[:nbytes]
 
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
-        deadline = Deadline(timeout_s)
+        channel = self._channel or self._live()
         _LENGTH.pack_into(self._own, 0, nbytes)
-        self._live().perform(self._start_rows, self._row_specs, deadline, self.check_interrupt)
+        channel.perform(self._start_rows, self._row_specs, timeout_s, self.check_interrupt)
         lengths = self._lengths.unpack(self._rows)
         longest = max(lengths)
         if longest <= self._row_nbytes - ALIGNMENT:
             return self._heads
         if longest > self._slot_nbytes:
-            self._live().is_clean = False
+            channel.is_clean = False
             raise ProtocolError(f"a rank claims to fill {longest} of the {self._slot_nbytes} bytes of its slot")
         is_long = [length > self._row_nbytes - ALIGNMENT for length in lengths]
         views = [view[: length if long else 0] for view, length, long in zip(self._long, lengths, is_long, strict=True)]
-        self._all_gather_in_place(views, deadline)
+        self._all_gather_in_place(views, Deadline(timeout_s))  # anew, as all ranks have come
         chosen = zip(views, self._heads, is_long, strict=True)
         return [view.toreadonly() if long else head for view, head, long in chosen]
 

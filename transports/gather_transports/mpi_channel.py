@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from gather_core.deadline import Deadline
 from gather_core.errors import AbortedError, PeerLostError, TransportError, printable, summarize
 from gather_core.process_id import this_pid
-from gather_transports.mpi_waits import begin, complete, keep_for_ever
+from gather_transports.mpi_waits import are_soon_complete, complete, give_up, keep_for_ever
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -42,11 +42,18 @@ class Channel:
         self,
         start: "Callable[[], Sequence[MPI.Request]]",
         memory: object,
-        deadline: Deadline,
+        within: Deadline | float,
         check_interrupt: Callable[[], None],
         nbytes: int = 0,
     ) -> None:
-        """(all ranks) Starts requests and waits for them; see `complete`.
+        """(all ranks) Starts requests and waits for them.
+
+        Args:
+            start: Starts them.
+            memory: What they read and write.
+            within: The deadline, or so many seconds from now.
+            check_interrupt: As `Transport.check_interrupt`.
+            nbytes: How much is under way in all.
 
         Raises:
             AbortedError: Another rank called `abort`, or another thread here.
@@ -57,8 +64,14 @@ class Channel:
         if self._pid != this_pid():
             raise TransportError("the transport belongs to the parent process")
         self.is_clean = False
-        requests = begin(start, memory, spins=self._spins)
-        if requests:
+        requests: Sequence[MPI.Request] = ()
+        try:
+            requests = start()
+            is_complete = self._spins and are_soon_complete(requests)
+        except BaseException as exc:
+            give_up((requests, memory), exc)
+        if not is_complete:
+            deadline = within if isinstance(within, Deadline) else Deadline(within)
             complete(requests, memory, deadline, (check_interrupt, self._look_for_aborts), nbytes=nbytes)
         if self._aborted is not None:
             raise self._ended()

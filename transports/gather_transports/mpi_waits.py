@@ -34,33 +34,15 @@ _abandoned: list[object] = []
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
-def begin(
-    start: "Callable[[], Sequence[MPI.Request]]", memory: object, *, spins: bool = False
-) -> "Sequence[MPI.Request]":
-    """Starts requests; keeps their memory for ever where it fails on the way, as some may have been posted.
-
-    Args:
-        start: Starts them.
-        memory: What they read and write.
-        spins: Tests them for some microseconds too, without anything else.
-
-    Returns:
-        Those that have to be waited for: none, where they are done.
-
-    Raises:
-        PeerLostError: MPI reports an error.
-    """
-    requests: Sequence[MPI.Request] = ()
-    try:
-        requests = start()
-        if spins and requests:
-            test = requests[0].Test if len(requests) == 1 else _test_of(requests)
-            for _ in range(_NUM_SPINS):
-                if test():
-                    return ()
-    except BaseException as exc:
-        _give_up((requests, memory), exc)
-    return requests
+def are_soon_complete(requests: "Sequence[MPI.Request]") -> bool:
+    """Tests requests for some microseconds, without anything else; returns whether they are done."""
+    if not requests:
+        return True
+    test = requests[0].Test if len(requests) == 1 else _test_of(requests)
+    for _ in range(_NUM_SPINS):  # noqa: SIM110 - a generator takes longer than the first test
+        if test():
+            return True
+    return False
 
 
 def complete(
@@ -90,10 +72,11 @@ def complete(
     try:
         _wait(_test_of(requests), deadline, looks, _BUSY_S + nbytes * _BUSY_S_PER_BYTE, longest_pause_s)
     except BaseException as exc:
-        _give_up((requests, memory), exc)
+        give_up((requests, memory), exc)
 
 
-def _give_up(kept: object, exc: BaseException) -> NoReturn:
+def give_up(kept: object, exc: BaseException) -> NoReturn:
+    """Raises what has ended a wait, and keeps what MPI may still use then."""
     from mpi4py import MPI
 
     _abandoned.append(kept)
