@@ -99,7 +99,7 @@ def _as_bytes(frame: object) -> memoryview:
 
 def has_given(frames: Frames, nbytes: int) -> bool:
     """Whether any but the head of an object of so many bytes is left to it by `give_large`, in memory of a slot."""
-    return any(MOST_HELD_OF_SLOTS * len(frame) > nbytes for frame in frames[1:])
+    return len(frames) > 1 and MOST_HELD_OF_SLOTS * max(map(len, frames[1:])) > nbytes
 
 
 def give_large(frames: Sequence[memoryview], most_held: int) -> list[memoryview]:

@@ -4,6 +4,8 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from xxhash import xxh3_64_intdigest
+
 from gather_core.codec import Frames
 from gather_core.codec_border import has_given
 from gather_core.errors import SUMMARY_NBYTES, LimitError, shorten, summarize
@@ -82,12 +84,16 @@ class SlotWriter:
         payload = slot[HEADER_NBYTES : filled - self._seal_nbytes]
         if is_inline:
             write_payload(payload, frames)
+            if terms.seal is None:
+                checked = payload if nbytes < terms.covered_below_nbytes else payload[: align(8 * len(frames))]
+                checksum = xxh3_64_intdigest(checked)
+                slot[:HEADER_NBYTES] = pack_header(nbytes, self._rank, len(frames), checksum, agreement)
+                return Outgoing(frames, nbytes, filled, agreement)
         # a seal is made over this rank's own bytes: peers may share the slot's memory
-        parts = [payload] if is_inline and terms.seal is None else payload_parts(frames)
-        checked = parts
+        parts = checked_parts = payload_parts(frames)
         if nbytes >= terms.covered_below_nbytes:
-            checked = [parts[0][: align(8 * len(frames))]] if parts else []
-        seal = self._write_header(slot, nbytes, frames, parts, checked, agreement)
+            checked_parts = parts[:1] if parts else []
+        seal = self._write_header(slot, nbytes, frames, parts, checked_parts, agreement)
         if is_inline:
             slot[filled - len(seal) : filled] = seal
             seal = b""

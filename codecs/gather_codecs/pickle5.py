@@ -16,6 +16,7 @@ from gather_codecs.tensors import (
     is_dense,
     memory_layout,
     place,
+    row_major_bytes,
     tensor_bytes,
 )
 from gather_core.codec import Codec, DecodeOptions, Frames, TensorDevice, Trust
@@ -214,6 +215,9 @@ def _reduce_strided(array: "np.ndarray[Any, Any]") -> Any:
 
 
 def _reduce_tensor(tensor: "torch.Tensor") -> Any:
+    plain = row_major_bytes(tensor)
+    if plain is not None and not tensor.__dict__:
+        return rebuild_tensor, (plain, tensor.dtype, tuple(tensor.shape), arrives_with_grad(tensor))
     if not is_dense(tensor):
         return _reduce_as_torch_does(tensor)
     elements, strides = memory_layout(tensor)

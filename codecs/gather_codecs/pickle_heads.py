@@ -86,17 +86,18 @@ def load(frames: Sequence[memoryview]) -> object:
 
 
 def _load_frames(frames: Sequence[memoryview]) -> object:
-    end = 1 + _num_pieces(frames)
-    buffers = iter([own(frame) for frame in frames[end:]])
-    obj = _load_head(frames[1:end] or frames[:1], buffers)
+    first = frames[0]
+    num_pieces = 0 if first and first[0] != _PIECES_FOLLOW else _num_pieces(frames)
+    buffers = iter([own(frame) for frame in frames[1 + num_pieces :]])
+    obj = _load_head(frames[1 : 1 + num_pieces] or (first,), buffers)
     if surplus := len(list(buffers)):  # which the unpickler itself ignores
         raise DecodeError(f"{surplus} more frames than the pickle refers to")
     return obj
 
 
 def _num_pieces(frames: Sequence[memoryview]) -> int:
-    """How many frames behind the first are the head; 0 where the first one is."""
-    if not frames[0] or frames[0][0] != _PIECES_FOLLOW:
+    """How many frames behind the first are the head, which that one lists; 0 where it is empty."""
+    if not frames[0]:
         return 0
     num_pieces, num_odd = divmod(len(frames[0]) - 1, _LENGTH_NBYTES)
     sizes = [len(frame) for frame in frames[1 : num_pieces + 1]]

@@ -142,6 +142,30 @@ def tensor_bytes(tensor: "torch.Tensor") -> PickleBuffer:
     return PickleBuffer(elements)
 
 
+def row_major_bytes(tensor: "torch.Tensor") -> PickleBuffer | None:
+    """The elements of a dense CPU tensor that lie row-major, as nearly all do; None where more has to be asked.
+
+    In one go what `is_dense`, `memory_layout` and `tensor_bytes` come to then.
+    """
+    import torch
+
+    if (
+        tensor.dtype not in _numpy_dtypes()
+        or tensor.layout is not torch.strided
+        or not tensor.is_cpu
+        or tensor.is_nested
+        or tensor.ndim > _MAX_DIMS_OF_ONE_MEMORY_FORMAT
+        or not tensor.is_contiguous()
+    ):
+        return None
+    num_elements = tensor.numel()
+    end = tensor.storage_offset() + num_elements
+    if not num_elements or tensor.untyped_storage().nbytes() < end * tensor.itemsize:
+        return None
+    elements: Any = tensor.numpy(force=True)
+    return PickleBuffer(elements)
+
+
 def memory_layout(tensor: "torch.Tensor") -> "tuple[torch.Tensor, tuple[int, ...] | None]":
     """The elements of a dense tensor that have to travel, and the strides that make the tensor of them again.
 

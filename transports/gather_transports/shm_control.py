@@ -14,6 +14,7 @@ There is nothing here that counts, so nothing that could wrap: a token is one ex
 
 import os
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from gather_core.errors import printable
@@ -56,10 +57,11 @@ class Extent(NamedTuple):
         """As one number, which is 0 only where there are no bytes."""
         return self.nbytes << 8 | self.area << 1 | self.lent
 
-    @classmethod
-    def unpack(cls, number: int) -> "Extent":
+    @staticmethod
+    @lru_cache(maxsize=256)  # many payloads are as long as the one before
+    def unpack(number: int) -> "Extent":
         """Reads what `pack` has made."""
-        return cls(number >> 8, number >> 1 & 0x7F, bool(number & 1))
+        return Extent(number >> 8, number >> 1 & 0x7F, bool(number & 1))
 
 
 def control_nbytes(world_size: int) -> int:

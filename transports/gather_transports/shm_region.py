@@ -130,7 +130,8 @@ class OwnRegion:
             if self._is_given_up:
                 raise TransportError("the transport is closed")
             self.rest()
-            area = self._free_area(nbytes, _MOST_UNUSED * nbytes if may_lend and self._lends(nbytes) else _AREA_AT)
+            may_lend = may_lend and nbytes >= LENT_FROM_NBYTES and self.lender is not None
+            area = self._free_area(nbytes, _MOST_UNUSED * nbytes if may_lend else _AREA_AT)
             if nbytes > area.allocated_nbytes:
                 try:
                     self._grow_where_there_is_room(area, _area_nbytes(nbytes))
@@ -145,8 +146,8 @@ class OwnRegion:
         """Says where the payload is that has been written into `large_slot`: from here on, peers read it."""
         area = self._next
         assert area is not None, "large_slot comes first"
-        fits = area.allocated_nbytes <= _MOST_UNUSED * nbytes
-        lent = may_lend and self._lends(nbytes) and fits and self._lend(area)
+        may_lend = may_lend and nbytes >= LENT_FROM_NBYTES and area.allocated_nbytes <= _MOST_UNUSED * nbytes
+        lent = may_lend and self._lend(area)
         if lent or nbytes > self._keep_nbytes or area.allocated_nbytes <= _area_nbytes(nbytes):
             area.used_at = self._num_exchanges
         self._pass_on(None if lent else area)
@@ -185,9 +186,6 @@ class OwnRegion:
         self._num_exchanges += 1
         if self.is_oversized and self._num_exchanges >= self._shrink_at:
             self._shrink()
-
-    def _lends(self, nbytes: int) -> bool:
-        return self.lender is not None and nbytes >= LENT_FROM_NBYTES
 
     def _lend(self, area: _Area) -> bool:
         """Lends the area, unless too few are left then; returns whether it has."""
