@@ -43,6 +43,11 @@ class Kind(IntEnum):
     ERROR = 2
 
 
+_KIND_OFFSET = 5
+_DATA = int(Kind.DATA)
+"""Asking an enum for its member takes longer than the comparison."""
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """What all ranks of a healthy round write alike: bytes 32 to 63 of the header."""
@@ -85,6 +90,11 @@ class Header:
     def pack(self) -> bytes:
         """Returns the 64 bytes."""
         return pack_header(self.total_nbytes, self.rank, self.num_frames, self.payload_checksum, self.agreement)
+
+
+def is_data(agreement: bytes) -> bool:
+    """Whether a rank that writes this agreement block is healthy."""
+    return agreement[_KIND_OFFSET] == _DATA
 
 
 def parse_agreement(block: bytes) -> Agreement:

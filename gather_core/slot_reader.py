@@ -11,7 +11,7 @@ from xxhash import xxh3_64_intdigest
 from gather_core.call import Received
 from gather_core.codec_border import MOST_HELD_OF_SLOTS, give_large
 from gather_core.memory import ALIGNMENT
-from gather_core.slot import HEADER, HEADER_NBYTES, PREFIX, frame_table
+from gather_core.slot import HEADER, HEADER_NBYTES, PREFIX, frame_table, is_data
 from gather_core.verdict import Terms
 
 
@@ -33,12 +33,14 @@ class SlotReader:
 
         Args:
             slots: One view per group rank, in order.
-            agreement: The agreement block that a healthy slot of this operation carries.
+            agreement: The agreement block that this rank has written.
             wanted: The ranks whose frames are to be read.
 
         Returns:
             The frames of those ranks, and how long the longest payload is, in bytes; None where any slot is not so.
         """
+        if not is_data(agreement):  # where every rank failed alike, no slot differs from ours
+            return None
         most_nbytes, most_frames, most_frame_nbytes, covered_below_nbytes = self._bounds
         received: Received = []
         longest = 0
@@ -54,6 +56,7 @@ class SlotReader:
                 or total > most_nbytes
                 or total % ALIGNMENT
                 or num_frames > most_frames
+                or total < (8 * num_frames + ALIGNMENT - 1) & -ALIGNMENT
                 or HEADER_NBYTES + total > len(slot)
             ):
                 return None
@@ -64,7 +67,7 @@ class SlotReader:
             table = frame_table(num_frames)
             start, end = HEADER_NBYTES + table.size, HEADER_NBYTES + total
             checked = slot[HEADER_NBYTES : end if total < covered_below_nbytes else start]
-            if start > end or xxh3_64_intdigest(checked) != payload_checksum:
+            if xxh3_64_intdigest(checked) != payload_checksum:
                 return None
             frames = []
             for length in table.unpack_from(slot, HEADER_NBYTES):

@@ -24,16 +24,14 @@ from gather_core.slot import (
     Header,
     Kind,
     check_lengths,
+    is_data,
     parse_agreement,
     read_frames,
     read_header,
 )
 
-_KIND_OFFSET = 5
 _ERRORS: Mapping[str, type[RankFailedError]] = {"call": RemoteCallError, "decode": RemoteDecodeError}
 """By the phase in which all that failed did so."""
-_DATA = int(Kind.DATA)
-"""Asking an enum for its member takes longer than the comparison."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def judge(slots: Sequence[memoryview], expected: bytes, terms: Terms) -> Verdict
         ProtocolError: A slot that no correct rank writes.
     """
     headers = []
-    healthy = expected[_KIND_OFFSET] == _DATA  # where every rank failed alike, no slot differs from ours
+    healthy = is_data(expected)  # where every rank failed alike, no slot differs from ours
     for rank, slot in enumerate(slots):
         try:
             header = read_header(slot)

@@ -17,7 +17,7 @@ from fuzz.formats import Format, format_of
 from fuzz.seeds import seed_objects
 from fuzz.slot_formats import PartsFormat, RoundFormat
 from gather_core import slot as slots
-from gather_core import verdict
+from gather_core import slot_reader, verdict
 from gather_core.codec import Codec, DecodeOptions, Limits, Trust
 from gather_core.compat import seed_wire
 from gather_core.errors import (
@@ -129,7 +129,7 @@ class RoundTarget(Target):
     format = RoundFormat()
 
     def __init__(self) -> None:
-        super().__init__("slots", [Path(slots.__file__), Path(verdict.__file__)])
+        super().__init__("slots", [Path(slots.__file__), Path(verdict.__file__), Path(slot_reader.__file__)])
 
     def seeds(self) -> list[Case]:
         texts = slots.Failure("encode", "ValueError: x", "trace").frames(960)
@@ -159,12 +159,21 @@ class RoundTarget(Target):
 
     def receive(self, prepared: Any) -> object:
         views, expected, terms = prepared
-        agreed = [slots.parse_agreement(slots.read_header(view).agreement) for view in views[:1]]
-        judged = verdict.judge(views, expected, terms)
-        return [agreed, judged, [_frames_of(view, header, terms) for view, header in zip(views, judged.headers)]]  # noqa: B905
+        read = slot_reader.SlotReader(terms).read(views, expected, range(len(views)))
+        try:
+            agreed = [slots.parse_agreement(slots.read_header(view).agreement) for view in views[:1]]
+            judged = verdict.judge(views, expected, terms)
+            frames_per_rank = [_frames_of(view, header, terms) for view, header in zip(views, judged.headers)]  # noqa: B905
+        except self.expected as exc:
+            if read is not None:
+                raise AssertionError("read in one go, and refused step by step") from exc
+            raise
+        return [agreed, judged, frames_per_rank, read]
 
     def problem(self, case: Case, received: Any) -> str | None:
-        _, judged, frames_per_rank = received
+        _, judged, frames_per_rank, read = received
+        if read is not None and [frames for _, frames in read[0]] != frames_per_rank:
+            return "other frames were read in one go than step by step"
         for rank, (header, frames) in enumerate(zip(judged.headers, frames_per_rank, strict=True)):
             if header.rank != rank:
                 return f"the slot of rank {header.rank} was taken for that of rank {rank}"
