@@ -251,6 +251,8 @@ def _elements(tensor: Any) -> Any:
     torch: Any = sys.modules["torch"]
     dense = tensor.detach().cpu()
     dense = dense if dense.layout is torch.strided else dense.to_dense()
+    if dense.is_quantized:
+        dense = dense.dequantize()  # views of their integers end the process when they are compared
     dense = dense.resolve_conj().resolve_neg().contiguous()
     # Not by view or clone: one element may have a stride of 2, and complex32 takes no clone without a warning.
     return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8) if dense.numel() else torch.empty(0)

@@ -160,3 +160,10 @@ def test_comparing_plain_data_imports_neither_numpy_nor_torch() -> None:
         "assert difference([1, {2.5}], [1, {2.5}]) is None\nprint(*{'numpy', 'torch'} & set(sys.modules))"
     )
     assert run_python(script) == ""
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize", "ignore:.*quantized")
+def test_quantized_tensors_are_compared_by_what_they_stand_for() -> None:
+    ones, twos = (torch.quantize_per_tensor(torch.full((2,), value), 0.1, 0, torch.qint8) for value in (1.0, 2.0))
+    assert difference(ones.clone(), ones) is None
+    assert "elements" in (difference(twos, ones) or "")
