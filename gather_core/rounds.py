@@ -74,8 +74,8 @@ class Rounds:
                 self._transport.slot(filled)[:filled] = small_slot
             else:
                 outgoing = self._writer.write(frames, agreement)
-        except Exception as exc:
-            outgoing = self._writer.write_failure(exc, "encode", seq)
+        except Exception as exc:  # which this frame must not keep: its traceback holds this frame
+            return self._run(call, self._writer.write_failure(exc, "encode", seq), timeout_s)
         if outgoing is not None:
             return self._run(call, outgoing, timeout_s)
         started_s = monotonic()
@@ -321,6 +321,8 @@ class Rounds:
             judge(slots, outgoing.agreement, self._terms)
         except RankFailedError as exc:
             raise exc from failure
+        finally:
+            del failure, outgoing, slots  # as in `_result`
         return result
 
     def _count(self, call: Call, outgoing: Outgoing, largest_nbytes: int, *, in_second_round: bool) -> None:

@@ -87,7 +87,7 @@ def load(frames: Sequence[memoryview]) -> object:
 
 def _load_frames(frames: Sequence[memoryview]) -> object:
     first = frames[0]
-    num_pieces = 0 if first and first[0] != _PIECES_FOLLOW else _num_pieces(frames)
+    num_pieces = _num_pieces(frames) if first and first[0] == _PIECES_FOLLOW else 0
     buffers = iter([own(frame) for frame in frames[1 + num_pieces :]])
     obj = _load_head(frames[1 : 1 + num_pieces] or (first,), buffers)
     if surplus := len(list(buffers)):  # which the unpickler itself ignores
@@ -96,9 +96,7 @@ def _load_frames(frames: Sequence[memoryview]) -> object:
 
 
 def _num_pieces(frames: Sequence[memoryview]) -> int:
-    """How many frames behind the first are the head, which that one lists; 0 where it is empty."""
-    if not frames[0]:
-        return 0
+    """How many frames behind the first are the head, which that one lists."""
     num_pieces, num_odd = divmod(len(frames[0]) - 1, _LENGTH_NBYTES)
     sizes = [len(frame) for frame in frames[1 : num_pieces + 1]]
     # Where large bytes lack one, unpickling would take the next byte of the pickle for it, and might not notice.

@@ -1,7 +1,11 @@
 """What fails on some ranks fails on all of them, and the group goes on; or they are out of step, and it is broken."""
 
+import gc
 import pickle
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from gather_core import (
     EncodeError,
     Frames,
     Gatherer,
+    GatherError,
     GroupBrokenError,
     LimitError,
     Limits,
@@ -251,6 +256,52 @@ def test_a_decode_failure_is_local_names_the_rank_and_the_group_goes_on() -> Non
         return gatherer.all_gather("next"), gatherer.stats.operations
 
     assert on_gatherers(3, body, codec=PlainPickle()) == [(["next"] * 3, 3)] * 3
+
+
+FAILING_CALLS: dict[str, Callable[[Gatherer, Any], object]] = {
+    "all_gather": lambda gatherer, obj: gatherer.all_gather(obj),
+    "with confirm": lambda gatherer, obj: gatherer.all_gather(obj, confirm=True),
+    "lazily": lambda gatherer, obj: gatherer.all_gather(obj, lazy=True)[0],
+    "gather": lambda gatherer, obj: gatherer.gather(obj),
+    "scatter": lambda gatherer, obj: gatherer.scatter([obj]),
+    "iter_gather": lambda gatherer, obj: list(gatherer.iter_gather(iter([obj]))),
+    "run": lambda gatherer, obj: gatherer.run(lambda: obj),
+    "bad tag": lambda gatherer, obj: gatherer.all_gather(obj, tag=3),  # type: ignore[call-overload]
+}
+
+
+class FailsToEncode:
+    """Unlike Bomb, not held by the exception itself."""
+
+    def __reduce__(self) -> Any:
+        raise ValueError("no")
+
+
+class FailsToDecode:
+    """Likewise."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+@pytest.mark.parametrize("kind", [FailsToEncode, FailsToDecode])
+@pytest.mark.parametrize("is_recording", [False, True], ids=["", "recording"])
+@pytest.mark.parametrize("name", FAILING_CALLS)
+def test_what_could_not_be_gathered_is_freed_with_the_error_without_a_collection(
+    name: str, is_recording: bool, kind: type[FailsToEncode | FailsToDecode]
+) -> None:
+    with Gatherer(codec="pickle", transport="single") as gatherer:
+        gatherer.stats.is_recording = is_recording
+        obj = kind()
+        alive = weakref.ref(obj)
+        gc.disable()
+        try:
+            with suppress(GatherError):
+                FAILING_CALLS[name](gatherer, obj)
+            del obj
+            assert alive() is None
+        finally:
+            gc.enable()
 
 
 def test_a_call_from_inside_the_codec_is_an_error_and_not_a_deadlock() -> None:
