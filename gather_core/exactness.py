@@ -243,8 +243,22 @@ def _tensor_difference(a: Any, b: Any, path: str) -> str | None:
     was, now = ((t.dtype, tuple(t.shape), t.layout, t.requires_grad and t.is_leaf) for t in (b, a))
     if was != now:
         return f"{path}: a tensor of (dtype, shape, layout, requires_grad) {was} became {now}"
+    was_scaled, now_scaled = _quantization(b), _quantization(a)
+    if was_scaled != now_scaled:
+        return f"{path}: a tensor quantized by {was_scaled} became one by {now_scaled}"
     torch: Any = sys.modules["torch"]
     return None if torch.equal(_elements(a), _elements(b)) else f"{path}: elements of the tensor changed"
+
+
+def _quantization(tensor: Any) -> tuple[Any, ...]:
+    """The scheme, and its numbers, by which integers stand for the elements; nothing where they do not."""
+    torch: Any = sys.modules["torch"]
+    if not tensor.is_quantized:
+        return ()
+    if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return tensor.qscheme(), tensor.q_scale(), tensor.q_zero_point()
+    scales, zero_points = tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()
+    return tensor.qscheme(), tensor.q_per_channel_axis(), scales.tolist(), zero_points.tolist()
 
 
 def _elements(tensor: Any) -> Any:
@@ -252,7 +266,7 @@ def _elements(tensor: Any) -> Any:
     dense = tensor.detach().cpu()
     dense = dense if dense.layout is torch.strided else dense.to_dense()
     if dense.is_quantized:
-        dense = dense.dequantize()  # views of their integers end the process when they are compared
+        dense = dense.int_repr()  # else the comparison ends the process
     dense = dense.resolve_conj().resolve_neg().contiguous()
     # Not by view or clone: one element may have a stride of 2, and complex32 takes no clone without a warning.
     return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8) if dense.numel() else torch.empty(0)

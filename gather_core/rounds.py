@@ -47,7 +47,8 @@ class Rounds:
     def operate(self, call: Call, obj: Any, failed_call: Exception | None = None) -> Any:
         """(all ranks) Runs one operation; what was wrong before it, `failed_call`, reaches every rank.
 
-        A metrics dict costs more in calls than in work, so an object of one small frame goes without those of all else.
+        A metrics dict costs more in calls than in work, so what takes one exchange of small objects is done here, and
+        all else by the methods below.
 
         Returns:
             The objects of the ranks that the call wants, in order: a list, or what its form and laziness say.
@@ -60,7 +61,7 @@ class Rounds:
         self.seq = seq = self.seq + 1
         manner, notes, world_size = call.manner, self._notes, self._terms.world_size
         if failed_call is not None or not call.sends or manner.form != "object" or self._watcher.is_wanted():
-            return self._operate_on_any(call, obj, failed_call)
+            return self._operate_in_full(call, obj, failed_call)
         notes.position = (seq, call.operation, call.tag, "encode")
         timeout_s, outgoing = self._timeout_s, None
         try:
@@ -98,8 +99,8 @@ class Rounds:
         received: Received = [(rank, (small[rank],)) for rank in call.wanted]
         return self._confirmed(call, received, timeout_s) if manner.confirm else self._finished(call, received)
 
-    def _operate_on_any(self, call: Call, obj: Any, failed_call: Exception | None) -> Any:
-        """(all ranks) As `operate`, whatever is handed in, and whoever looks."""
+    def _operate_in_full(self, call: Call, obj: Any, failed_call: Exception | None) -> Any:
+        """(all ranks) As `operate`, for what is no single object or has failed before, and where somebody looks."""
         if not self._watcher.is_wanted():
             return self._run(call, *self._prepare(call, obj, failed_call))
         try:
@@ -152,7 +153,7 @@ class Rounds:
         return self._border.encode(obj)
 
     def _prepare(self, call: Call, obj: object, failed_call: Exception | None) -> tuple[Outgoing, float]:
-        """Fills this rank's slot, with what went wrong too; returns how long this rank waits."""
+        """Fills this rank's slot, be it with what went wrong; returns what it brings, and how long this rank waits."""
         self._enter(call, "encode")
         timeout_s = self._timeout_s
         if failed_call is not None:

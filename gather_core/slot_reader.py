@@ -18,13 +18,14 @@ from gather_core.verdict import Terms
 class SlotReader:
     """Reads healthy slots that round 1 has carried whole, and that have no seal."""
 
-    __slots__ = ("_bounds",)
+    __slots__ = ("_bounds", "_has_seals")
 
     def __init__(self, terms: Terms) -> None:
         limits = terms.limits
         carried_nbytes = terms.slot_nbytes if terms.overflow_is_error else terms.round_1_nbytes
-        payload_nbytes = min(carried_nbytes - HEADER_NBYTES, limits.payload_nbytes) if terms.seal is None else -1
+        payload_nbytes = min(carried_nbytes - HEADER_NBYTES, limits.payload_nbytes)
         self._bounds = payload_nbytes, limits.num_frames, limits.frame_nbytes, terms.covered_below_nbytes
+        self._has_seals = terms.seal is not None
 
     def read(
         self, slots: Sequence[memoryview], agreement: bytes, wanted: Container[int]
@@ -39,7 +40,7 @@ class SlotReader:
         Returns:
             The frames of those ranks, and how long the longest payload is, in bytes; None where any slot is not so.
         """
-        if not is_data(agreement):  # where every rank failed alike, no slot differs from ours
+        if self._has_seals or not is_data(agreement):  # where every rank failed alike, no slot differs from ours
             return None
         most_nbytes, most_frames, most_frame_nbytes, covered_below_nbytes = self._bounds
         received: Received = []

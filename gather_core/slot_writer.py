@@ -90,9 +90,8 @@ class SlotWriter:
                 slot[:HEADER_NBYTES] = pack_header(nbytes, self._rank, len(frames), checksum, agreement)
                 return Outgoing(frames, nbytes, filled, agreement)
         # a seal is made over this rank's own bytes: peers may share the slot's memory
-        parts = checked_parts = payload_parts(frames)
-        if nbytes >= terms.covered_below_nbytes:
-            checked_parts = parts[:1] if parts else []
+        parts = payload_parts(frames)
+        checked_parts = parts if nbytes < terms.covered_below_nbytes else parts[:1]
         seal = self._write_header(slot, nbytes, frames, parts, checked_parts, agreement)
         if is_inline:
             slot[filled - len(seal) : filled] = seal

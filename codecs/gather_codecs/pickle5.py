@@ -16,7 +16,6 @@ from gather_codecs.tensors import (
     is_dense,
     memory_layout,
     place,
-    row_major_elements,
     tensor_bytes,
 )
 from gather_core.codec import Codec, DecodeOptions, Frames, TensorDevice, Trust
@@ -215,10 +214,6 @@ def _reduce_strided(array: "np.ndarray[Any, Any]") -> Any:
 
 
 def _reduce_tensor(tensor: "torch.Tensor") -> Any:
-    plain = row_major_elements(tensor)
-    if plain is not None and not tensor.__dict__:
-        with_grad = tensor.requires_grad and tensor.is_leaf
-        return rebuild_tensor, (pickle.PickleBuffer(plain), tensor.dtype, plain.shape, with_grad)
     if not is_dense(tensor):
         return _reduce_as_torch_does(tensor)
     elements, strides = memory_layout(tensor)

@@ -51,15 +51,6 @@ def _numpy_dtypes() -> "dict[torch.dtype, np.dtype[Any]]":
     return {dtype: np.dtype(name) for name, dtype in _dtypes().items() if name not in _NUMPY_LACKS}
 
 
-@functools.cache
-def _stand_ins() -> "dict[torch.dtype, torch.dtype]":
-    """What the dtypes that numpy lacks are seen as on their way through it: ints of the same size."""
-    import torch
-
-    ints = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
-    return {dtype: ints[dtype.itemsize] for name, dtype in _dtypes().items() if name in _NUMPY_LACKS}
-
-
 def dtype_name(dtype: "torch.dtype") -> str | None:
     """The name of a dtype that travels as raw elements, or None."""
     return _names().get(dtype)
@@ -131,33 +122,24 @@ def tensor_bytes(tensor: "torch.Tensor") -> PickleBuffer:
     """The elements of a dense tensor in row-major order; those of a contiguous CPU tensor are not copied."""
     if not tensor.is_contiguous():
         tensor = tensor.detach().contiguous()
-    # More dimensions than numpy 1 has, or sizes beside a 0 that numpy multiplies.
-    if tensor.ndim > _MAX_DIMS_NUMPY_1 or tensor.numel() == 0:
-        tensor = tensor.detach().reshape(-1)
-    stand_in = _stand_ins().get(tensor.dtype)
-    if stand_in is not None:
-        tensor = _resolved(tensor.detach()).view(stand_in)
-    # force: detaches, moves to the CPU, resolves conjugates and negatives; one call is cheaper than asking for each.
-    elements: Any = tensor.numpy(force=True)
-    return PickleBuffer(elements)
+    if not tensor.is_cpu:
+        tensor = tensor.detach().cpu()
+    if tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.detach().resolve_conj().resolve_neg()
+    nbytes = tensor.nbytes
+    if not nbytes:
+        return PickleBuffer(bytearray())
+    # Not by numpy, after which a storage can never be resized again: FSDP does that.
+    memory: Any = _bytes_type(nbytes).from_address(tensor.data_ptr())
+    memory.tensor = tensor  # whose memory it is, while anybody has a view of it
+    return PickleBuffer(memory)
 
 
-def row_major_elements(tensor: "torch.Tensor") -> Any:
-    """The elements of a dense CPU tensor that lie row-major, as nearly all do; None where more has to be asked.
+@functools.lru_cache(maxsize=256)  # making one takes longer than all else here
+def _bytes_type(nbytes: int) -> Any:
+    import ctypes
 
-    In few calls what `is_dense`, `memory_layout` and `tensor_bytes` come to then: numpy tells less slowly than torch.
-    """
-    if not tensor.is_cpu or tensor.dtype not in _numpy_dtypes():
-        return None
-    try:
-        elements: np.ndarray[Any, Any] = tensor.numpy(force=True)
-    except (RuntimeError, TypeError, ValueError):  # not strided, nested, or of a shape that numpy lacks
-        return None
-    if elements.ndim > _MAX_DIMS_OF_ONE_MEMORY_FORMAT or not elements.flags.c_contiguous:
-        return None
-    nbytes = elements.nbytes
-    end = tensor.storage_offset() * elements.itemsize + nbytes
-    return elements if nbytes and tensor.untyped_storage().nbytes() >= end else None
+    return ctypes.c_ubyte * nbytes
 
 
 def memory_layout(tensor: "torch.Tensor") -> "tuple[torch.Tensor, tuple[int, ...] | None]":
@@ -204,11 +186,6 @@ def _num_elements_without_gaps(shape: tuple[int, ...], strides: tuple[int, ...])
     return num_elements
 
 
-def _resolved(tensor: "torch.Tensor") -> "torch.Tensor":
-    # On tensors that need neither, asking is cheaper than calling.
-    return tensor.resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor
-
-
 def array_bytes(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     """The elements as they lie in memory, row-major if they lie scattered: a uint8 array of shape (nbytes,)."""
     import numpy as np
@@ -252,7 +229,9 @@ def build_tensor(memory: Any, dtype: "torch.dtype", shape: object) -> "torch.Ten
     numpy_dtype = _numpy_dtypes().get(dtype)
     if numpy_dtype is not None and nbytes and len(sizes) <= _MAX_DIMS_NUMPY_1:
         # In half of the time that torch takes for the flat tensor and its shape.
-        return torch.from_numpy(np.ndarray(sizes, numpy_dtype, memory))
+        tensor = torch.from_numpy(np.ndarray(sizes, numpy_dtype, memory))
+        if type(tensor) is torch.Tensor:  # in FakeTensorMode it is one without elements
+            return tensor
     if nbytes:
         flat = torch.frombuffer(memory, dtype=dtype)
     else:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -322,3 +323,44 @@ def test_tensors_whose_memory_was_freed_or_shrunk_are_refused(spec: str, nbytes:
         return
     with pytest.raises(EncodeError):
         codec.encode(tensor)
+    whole.untyped_storage().resize_(1200)
+
+
+@pytest.mark.parametrize("spec", ["pickle", "msgpack", "raw"])
+@pytest.mark.parametrize("nbytes", [0, 800])
+@pytest.mark.parametrize("look", [torch.Tensor.conj, lambda whole: whole.conj().imag, lambda whole: whole[::2].conj()])
+def test_conjugates_whose_memory_was_freed_or_shrunk_are_refused(spec: str, nbytes: int, look: Any) -> None:
+    whole = torch.zeros(300, dtype=torch.complex64)
+    tensor = look(whole)
+    whole.untyped_storage().resize_(nbytes)
+    with pytest.raises(EncodeError):
+        get_codec(spec).encode(tensor)
+
+
+@pytest.mark.parametrize("spec", ["pickle", "cloudpickle", "auto", "msgpack", "raw"])
+@pytest.mark.parametrize("look", [lambda whole: whole, lambda whole: whole.view(10, 30).t(), lambda whole: whole[::2]])
+def test_what_was_sent_can_be_resized_as_before(spec: str, look: Any) -> None:
+    whole = torch.zeros(300)
+    get_codec(spec).encode(look(whole))
+    whole.untyped_storage().resize_(0)
+
+
+@pytest.mark.parametrize("spec", ["pickle", "msgpack", "raw"])
+def test_frames_keep_the_memory_of_a_tensor_alive(spec: str) -> None:
+    tensor = torch.arange(5000.0)
+    expected = tensor.numpy().tobytes()
+    frames = get_codec(spec).encode(tensor)
+    memory = weakref.ref(tensor)
+    del tensor
+    assert memory() is not None
+    assert expected in b"".join(bytes(frame) for frame in frames)
+    del frames
+    assert memory() is None
+
+
+def test_broadcast_conjugates_arrive_broadcast() -> None:
+    tensor = torch.arange(9).to(torch.complex64)[1:2].expand(500).conj()
+    codec = get_codec("pickle")
+    arrived: Any = codec.decode([memoryview(bytes(frame)) for frame in codec.encode(tensor)])
+    assert arrived.stride() == (0,)
+    assert torch.equal(arrived, tensor)

@@ -163,7 +163,16 @@ def test_comparing_plain_data_imports_neither_numpy_nor_torch() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize", "ignore:.*quantized")
-def test_quantized_tensors_are_compared_by_what_they_stand_for() -> None:
-    ones, twos = (torch.quantize_per_tensor(torch.full((2,), value), 0.1, 0, torch.qint8) for value in (1.0, 2.0))
-    assert difference(ones.clone(), ones) is None
-    assert "elements" in (difference(twos, ones) or "")
+def test_quantized_tensors_are_their_integers_and_what_makes_numbers_of_them() -> None:
+    def quantized(integer: int, scale: float, zero_point: int) -> torch.Tensor:
+        return torch._make_per_tensor_quantized_tensor(torch.tensor([integer], dtype=torch.int32), scale, zero_point)
+
+    def by_channel(scale: float) -> torch.Tensor:
+        return torch.quantize_per_channel(torch.ones(2, 2), torch.tensor([1.0, scale]), torch.zeros(2), 0, torch.qint8)
+
+    assert difference(quantized(2, 1.0, 0), quantized(2, 1.0, 0)) is None
+    assert difference(by_channel(2.0), by_channel(2.0)) is None
+    assert "elements" in (difference(quantized(2**24 + 1, 1.0, 0), quantized(2**24, 1.0, 0)) or "")
+    for changed in (quantized(1, 2.0, 0), quantized(3, 1.0, 1)):
+        assert "quantized by" in (difference(changed, quantized(2, 1.0, 0)) or "")
+    assert "quantized by" in (difference(by_channel(3.0), by_channel(2.0)) or "")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gather_core import Gatherer, GatherError, Limits, RemoteEncodeError
+from gather_core import Gatherer, GatherError, GroupBrokenError, Limits, ProtocolError, RemoteEncodeError, rounds
 from gather_core.call import Received
 from gather_core.memory import UNBOUNDED
 from gather_core.seal import Seal
@@ -25,6 +25,7 @@ from gather_core.slot import (
 )
 from gather_core.slot_reader import SlotReader
 from gather_core.verdict import Terms, judge
+from gather_transports.single import SingleTransport
 
 TERMS = Terms(7, 3, 16384, Limits(), UNBOUNDED, overflow_is_error=False, covered_below_nbytes=500)
 AGREEMENT = pack_agreement(Kind.DATA, TERMS.group_id, 3, TERMS.world_size, 5)
@@ -178,3 +179,28 @@ def test_large_frames_of_writable_slots_are_given_away_and_small_ones_are_not() 
     read = SlotReader(TERMS).read(slots, AGREEMENT, (0,))
     assert read is not None
     assert [frame.readonly for frame in read[0][0][1]] == [True, False]
+
+
+class ForgetsItself(SingleTransport):
+    def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
+        super().all_gather_slots(nbytes, timeout_s=timeout_s)
+        return []
+
+
+@pytest.mark.parametrize("nbytes", [10, 100_000])
+def test_a_transport_that_returns_too_few_slots_breaks_the_group_and_says_so(nbytes: int) -> None:
+    with Gatherer(transport=ForgetsItself()) as gatherer:
+        with pytest.raises(ProtocolError, match="0 slots for 1 ranks"):
+            gatherer.all_gather(bytes(nbytes))
+        with pytest.raises(GroupBrokenError):
+            gatherer.all_gather(None)
+
+
+def test_healthy_rounds_of_any_length_are_not_judged_and_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "judge", None)
+    with Gatherer(codec="raw", transport="single", slot_nbytes=1024) as gatherer:
+        for nbytes in (10, 900, 100_000, 5000):
+            assert gatherer.all_gather(bytes(nbytes)) == [bytes(nbytes)]
+        stats = gatherer.stats
+        assert (stats.operations, stats.second_rounds) == (4, 0)
+        assert 100_000 + HEADER_NBYTES < stats.largest_slot_nbytes < 100_000 + 5 * HEADER_NBYTES

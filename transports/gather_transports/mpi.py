@@ -11,6 +11,7 @@ are not faster. What was given up cannot be taken back: its communicator and mem
 
 import struct
 from collections.abc import Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 from gather_core.chunks import copy_pieces, payload_views
@@ -133,6 +134,7 @@ class MpiTransport(Transport):
 
     def all_gather_slots(self, nbytes: int, *, timeout_s: float) -> Sequence[memoryview]:
         channel = self._channel or self._live()
+        started_s = monotonic()
         _LENGTH.pack_into(self._own, 0, nbytes)
         channel.perform(self._start_rows, self._row_specs, timeout_s, self.check_interrupt)
         lengths = self._lengths.unpack(self._rows)
@@ -144,7 +146,7 @@ class MpiTransport(Transport):
             raise ProtocolError(f"a rank claims to fill {longest} of the {self._slot_nbytes} bytes of its slot")
         is_long = [length > self._row_nbytes - ALIGNMENT for length in lengths]
         views = [view[: length if long else 0] for view, length, long in zip(self._long, lengths, is_long, strict=True)]
-        self._all_gather_in_place(views, Deadline(timeout_s))  # anew, as all ranks have come
+        self._all_gather_in_place(views, Deadline(timeout_s, started_s))
         chosen = zip(views, self._heads, is_long, strict=True)
         return [view.toreadonly() if long else head for view, head, long in chosen]
 

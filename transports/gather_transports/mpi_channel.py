@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from gather_core.deadline import Deadline
 from gather_core.errors import AbortedError, PeerLostError, TransportError, printable, summarize
 from gather_core.process_id import this_pid
-from gather_transports.mpi_waits import are_soon_complete, complete, give_up, keep_for_ever
+from gather_transports.mpi_waits import are_soon_complete, give_up, keep_for_ever, wait
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -57,7 +57,7 @@ class Channel:
 
         Raises:
             AbortedError: Another rank called `abort`, or another thread here.
-            TransportError: An earlier call failed, or as `complete`. The channel is unusable afterwards.
+            TransportError: An earlier call failed, or as `wait` and `give_up`. The channel is unusable afterwards.
         """
         if not self.is_clean:
             raise self._ended()
@@ -67,12 +67,11 @@ class Channel:
         requests: Sequence[MPI.Request] = ()
         try:
             requests = start()
-            is_complete = self._spins and are_soon_complete(requests)
+            if not (self._spins and are_soon_complete(requests)):
+                deadline = within if isinstance(within, Deadline) else Deadline(within)
+                wait(requests, deadline, (check_interrupt, self._look_for_aborts), nbytes=nbytes)
         except BaseException as exc:
             give_up((requests, memory), exc)
-        if not is_complete:
-            deadline = within if isinstance(within, Deadline) else Deadline(within)
-            complete(requests, memory, deadline, (check_interrupt, self._look_for_aborts), nbytes=nbytes)
         if self._aborted is not None:
             raise self._ended()
         self.num_calls += 1

@@ -18,7 +18,7 @@ from gather_core.process_id import this_pid
 from gather_core.transport import GroupContext
 from gather_transports.mpi_channel import Channel
 from gather_transports.mpi_store import host_identity, host_store, join_store
-from gather_transports.mpi_waits import complete
+from gather_transports.mpi_waits import give_up, wait
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -133,7 +133,10 @@ class MpiGroup:
         """
         try:
             duplicate, request = comm.Idup()
-            complete([request], duplicate, deadline)
+            try:
+                wait([request], deadline)
+            except BaseException as exc:
+                give_up((request, duplicate), exc)
             self._common = self._new_channel(duplicate)
             self._connect_store(deadline)
         except TransportError as exc:

@@ -38,45 +38,60 @@ def are_soon_complete(requests: "Sequence[MPI.Request]") -> bool:
     """Tests requests for some microseconds, without anything else; returns whether they are done."""
     if not requests:
         return True
-    test = requests[0].Test if len(requests) == 1 else _test_of(requests)
+    test = _test_of(requests)
     for _ in range(_NUM_SPINS):  # noqa: SIM110 - a generator takes longer than the first test
         if test():
             return True
     return False
 
 
-def complete(
+def wait(
     requests: "Sequence[MPI.Request]",
-    memory: object,
     deadline: Deadline,
     looks: Sequence[Callable[[], None]] = (),
     *,
     nbytes: int = 0,
 ) -> None:
-    """Waits until all requests are done, giving way to others.
+    """Waits until all requests are done, giving way to others; `give_up` is the caller's, whatever this raises.
 
     Args:
         requests: As MPI gave them.
-        memory: What they read and write, kept for ever if they are given up: MPI cannot take a collective back.
         deadline: When this rank gives up.
         looks: Called at least every 0.25 s; what they raise passes, and ends the wait.
         nbytes: How much is under way in all.
 
     Raises:
         TransportTimeoutError: The deadline passed.
-        PeerLostError: MPI reports an error.
+        MPI.Exception: MPI reports an error.
     """
     if not requests:
         return
+    test = _test_of(requests)
+    busy_s = _BUSY_S + nbytes * _BUSY_S_PER_BYTE
     longest_pause_s = _LONGEST_PAUSE_WITH_BYTES_S if nbytes else _LONGEST_PAUSE_S
-    try:
-        _wait(_test_of(requests), deadline, looks, _BUSY_S + nbytes * _BUSY_S_PER_BYTE, longest_pause_s)
-    except BaseException as exc:
-        give_up((requests, memory), exc)
+    started = perf_counter()
+    next_look_s = _LOOK_EVERY_S
+    while not test():
+        waited_s = perf_counter() - started
+        if waited_s < busy_s:
+            _give_way()
+        else:
+            sleep(min(max(waited_s * _PAUSE_SHARE, _SHORTEST_PAUSE_S), longest_pause_s))
+        if waited_s >= next_look_s:
+            next_look_s = waited_s + _LOOK_EVERY_S
+            for look in looks:
+                look()
+        if deadline.passed():
+            raise TransportTimeoutError(f"not all ranks came within {deadline.timeout_s:.3g} s")
 
 
 def give_up(kept: object, exc: BaseException) -> NoReturn:
-    """Raises what has ended a wait, and keeps what MPI may still use then."""
+    """Keeps, for ever, requests and the memory that MPI may still read and write: it cannot take a collective back.
+
+    Raises:
+        PeerLostError: In place of an error of MPI's.
+        BaseException: `exc`, if it is another.
+    """
     from mpi4py import MPI
 
     _abandoned.append(kept)
@@ -94,26 +109,3 @@ def _test_of(requests: "Sequence[MPI.Request]") -> Callable[[], bool]:
 def keep_for_ever(thing: object) -> None:
     """Keeps what MPI may use until it has ended."""
     _abandoned.append(thing)
-
-
-def _wait(
-    test: Callable[[], bool],
-    deadline: Deadline,
-    looks: Sequence[Callable[[], None]],
-    busy_s: float,
-    longest_pause_s: float,
-) -> None:
-    started = perf_counter()
-    next_look_s = _LOOK_EVERY_S
-    while not test():
-        waited_s = perf_counter() - started
-        if waited_s < busy_s:
-            _give_way()
-        else:
-            sleep(min(max(waited_s * _PAUSE_SHARE, _SHORTEST_PAUSE_S), longest_pause_s))
-        if waited_s >= next_look_s:
-            next_look_s = waited_s + _LOOK_EVERY_S
-            for look in looks:
-                look()
-        if deadline.passed():
-            raise TransportTimeoutError(f"not all ranks came within {deadline.timeout_s:.3g} s")
