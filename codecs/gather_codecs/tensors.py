@@ -130,16 +130,17 @@ def tensor_bytes(tensor: "torch.Tensor") -> PickleBuffer:
     if not nbytes:
         return PickleBuffer(bytearray())
     # Not by numpy, after which a storage can never be resized again: FSDP does that.
-    memory: Any = _bytes_type(nbytes).from_address(tensor.data_ptr())
+    memory = _bytes_type(nbytes.bit_length()).from_address(tensor.data_ptr())
     memory.tensor = tensor  # whose memory it is, while anybody has a view of it
-    return PickleBuffer(memory)
+    return PickleBuffer(memoryview(memory)[:nbytes])
 
 
-@functools.lru_cache(maxsize=256)  # making one takes longer than all else here
-def _bytes_type(nbytes: int) -> Any:
+@functools.cache
+def _bytes_type(length_bits: int) -> Any:
+    """Of memory that is longer than any length of so many bits: types live long, so there are few of them."""
     import ctypes
 
-    return ctypes.c_ubyte * nbytes
+    return ctypes.c_ubyte * (1 << length_bits)
 
 
 def memory_layout(tensor: "torch.Tensor") -> "tuple[torch.Tensor, tuple[int, ...] | None]":
