@@ -6,7 +6,7 @@ from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any
 
 from gather_core.codec import TensorDevice
-from gather_core.errors import DecodeError, summarize
+from gather_core.errors import DecodeError, EncodeError, summarize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,7 +119,11 @@ def arrives_with_grad(tensor: "torch.Tensor") -> bool:
 
 
 def tensor_bytes(tensor: "torch.Tensor") -> PickleBuffer:
-    """The elements of a dense tensor in row-major order; those of a contiguous CPU tensor are not copied."""
+    """The elements of a dense tensor in row-major order; those of a contiguous CPU tensor are not copied.
+
+    Raises:
+        EncodeError: It stands for another, as tensors inside `torch.func.functionalize` do.
+    """
     if not tensor.is_contiguous():
         tensor = tensor.detach().contiguous()
     if not tensor.is_cpu:
@@ -129,8 +133,11 @@ def tensor_bytes(tensor: "torch.Tensor") -> PickleBuffer:
     nbytes = tensor.nbytes
     if not nbytes:
         return PickleBuffer(bytearray())
+    address = tensor.data_ptr()
+    if not address:
+        raise EncodeError("a tensor that has no memory of its own has no elements to send")
     # Not by numpy, after which a storage can never be resized again: FSDP does that.
-    memory = _bytes_type(nbytes.bit_length()).from_address(tensor.data_ptr())
+    memory = _bytes_type(nbytes.bit_length()).from_address(address)
     memory.tensor = tensor  # whose memory it is, while anybody has a view of it
     return PickleBuffer(memoryview(memory)[:nbytes])
 

@@ -364,3 +364,13 @@ def test_broadcast_conjugates_arrive_broadcast() -> None:
     arrived: Any = codec.decode([memoryview(bytes(frame)) for frame in codec.encode(tensor)])
     assert arrived.stride() == (0,)
     assert torch.equal(arrived, tensor)
+
+
+@pytest.mark.parametrize("spec", ["pickle", "msgpack", "raw"])
+def test_tensors_that_stand_for_others_are_refused(spec: str) -> None:
+    def encode(tensor: torch.Tensor) -> torch.Tensor:
+        with pytest.raises(EncodeError, match="no memory"):
+            get_codec(spec).encode(tensor + 1)
+        return tensor
+
+    torch.func.functionalize(encode)(torch.ones(3))
