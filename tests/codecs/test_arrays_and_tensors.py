@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from every_codec import EVERY, MSGPACK, PICKLES, RAW, STRUCTURED
 from fresh_python import run_python
@@ -242,6 +243,7 @@ def test_odd_tensors_are_refused_with_their_path_or_left_to_torch(codec: Codec, 
 
 _DISTRIBUTED = """
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 import torch.distributed as dist
 from gather_core import EncodeError
 from gather_core.registry import get_codec
@@ -374,3 +376,13 @@ def test_tensors_that_stand_for_others_are_refused(spec: str) -> None:
         return tensor
 
     torch.func.functionalize(encode)(torch.ones(3))
+
+
+@pytest.mark.parametrize("spec", ["pickle", "msgpack", "raw"])
+def test_what_arrives_has_elements_whatever_mode_torch_is_in(spec: str) -> None:
+    codec, tensor = get_codec(spec), torch.arange(5.0)
+    frames = [memoryview(bytes(frame)) for frame in codec.encode(tensor)]
+    with FakeTensorMode():
+        arrived = codec.decode(frames)
+    assert type(arrived) is torch.Tensor
+    assert torch.equal(arrived, tensor)
