@@ -84,7 +84,7 @@ class BlockPool:
         self._ended: deque[_Lease] = deque()
 
     def lend(self, nbytes: int) -> memoryview:
-        """Returns writable memory with any content, 64-byte aligned; at least `REUSED_FROM_NBYTES` of it."""
+        """Returns writable memory with any content, 64-byte aligned; asked for `REUSED_FROM_NBYTES` and more."""
         if not self._lock.acquire(blocking=False):
             return aligned_buffer(nbytes)
         try:

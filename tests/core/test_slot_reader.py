@@ -20,12 +20,11 @@ from gather_core.slot import (
     pack_agreement,
     pack_header,
     payload_nbytes,
-    read_frames,
-    write_payload,
 )
 from gather_core.slot_reader import SlotReader
-from gather_core.verdict import Terms, judge
+from gather_core.verdict import Terms
 from gather_transports.single import SingleTransport
+from step_by_step import read_slots, write_slot
 
 TERMS = Terms(7, 3, 16384, Limits(), UNBOUNDED, overflow_is_error=False, covered_below_nbytes=500)
 AGREEMENT = pack_agreement(Kind.DATA, TERMS.group_id, 3, TERMS.world_size, 5)
@@ -33,27 +32,8 @@ FRAMES = st.lists(st.binary(max_size=300), max_size=5)
 EVERYONE = range(TERMS.world_size)
 
 
-def slot(
-    frames: Sequence[bytes], rank: int, agreement: bytes = AGREEMENT, covered_below_nbytes: int = 500
-) -> memoryview:
-    nbytes = payload_nbytes(frames)
-    view = memoryview(bytearray(HEADER_NBYTES + nbytes))
-    write_payload(view[HEADER_NBYTES:], frames)
-    end = HEADER_NBYTES + (nbytes if nbytes < covered_below_nbytes else (8 * len(frames) + 63) & -64)
-    view[:HEADER_NBYTES] = pack_header(nbytes, rank, len(frames), checksum_parts([view[HEADER_NBYTES:end]]), agreement)
-    return view.toreadonly()
-
-
-def step_by_step(slots: Sequence[memoryview], terms: Terms) -> list[tuple[int, list[bytes]]]:
-    found = []
-    for rank, header in enumerate(judge(slots, AGREEMENT, terms).headers):
-        payload = slots[rank][HEADER_NBYTES : HEADER_NBYTES + header.total_nbytes]
-        if len(payload) < header.total_nbytes:
-            raise GatherError("left to round 2")
-        is_covered = header.total_nbytes < terms.covered_below_nbytes
-        frames = read_frames(payload, header, terms.limits, frames_checked=is_covered)
-        found.append((rank, list(map(bytes, frames))))
-    return found
+def slot(frames: Sequence[bytes], rank: int, agreement: bytes = AGREEMENT) -> memoryview:
+    return write_slot(frames, rank, agreement, TERMS.covered_below_nbytes)
 
 
 def as_bytes(read: tuple[Received, int] | None) -> list[tuple[int, list[bytes]]] | None:
@@ -119,11 +99,11 @@ def test_forged_lengths_with_right_checksums_are_read_only_as_step_by_step_reads
     slots = [slot([b"0"], 0), forged.toreadonly(), slot([], 2)]
     read = SlotReader(terms).read(slots, AGREEMENT, EVERYONE)
     try:
-        expected = step_by_step(slots, terms)
+        expected = read_slots(slots, AGREEMENT, terms)
     except GatherError:
         assert read is None
     else:
-        assert as_bytes(read) == expected
+        assert as_bytes(read) == list(enumerate(expected))
 
 
 @pytest.mark.parametrize(

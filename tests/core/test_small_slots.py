@@ -16,32 +16,14 @@ from gather_core.slot import (
     checksum_parts,
     pack_agreement,
     pack_header,
-    payload_nbytes,
-    read_frames,
-    write_payload,
 )
 from gather_core.small_slots import SMALL_UP_TO_NBYTES, longest_small_frame, pack_small_slot, read_small_slots
-from gather_core.verdict import Terms, judge
+from gather_core.verdict import Terms
+from step_by_step import read_slots, write_slot
 
 TERMS = Terms(7, 2, 16384, Limits(), 16384, overflow_is_error=False)
 AGREEMENT = pack_agreement(Kind.DATA, TERMS.group_id, 3, TERMS.world_size, 5)
 FRAME = st.binary(max_size=300)
-
-
-def step_by_step(frames: Sequence[bytes], rank: int, agreement: bytes = AGREEMENT) -> bytes:
-    nbytes = payload_nbytes(frames)
-    slot = memoryview(bytearray(HEADER_NBYTES + nbytes))
-    write_payload(slot[HEADER_NBYTES:], frames)
-    slot[:HEADER_NBYTES] = pack_header(nbytes, rank, len(frames), checksum_parts([slot[HEADER_NBYTES:]]), agreement)
-    return bytes(slot)
-
-
-def read_step_by_step(slots: Sequence[memoryview], terms: Terms) -> list[list[bytes]]:
-    frames = []
-    for slot, header in zip(slots, judge(slots, AGREEMENT, terms).headers, strict=True):
-        payload = slot[HEADER_NBYTES : HEADER_NBYTES + header.total_nbytes]
-        frames.append(list(map(bytes, read_frames(payload, header, terms.limits, frames_checked=True))))
-    return frames
 
 
 def read(slots: Sequence[memoryview], agreement: bytes = AGREEMENT) -> list[memoryview] | None:
@@ -51,7 +33,7 @@ def read(slots: Sequence[memoryview], agreement: bytes = AGREEMENT) -> list[memo
 
 @given(st.binary(max_size=SMALL_UP_TO_NBYTES), st.integers(0, 2**32 - 1))
 def test_the_bytes_are_those_of_a_slot_written_step_by_step(frame: bytes, rank: int) -> None:
-    assert pack_small_slot(frame, rank, AGREEMENT) == step_by_step([frame], rank)
+    assert pack_small_slot(frame, rank, AGREEMENT) == write_slot([frame], rank, AGREEMENT)
 
 
 @given(FRAME, FRAME)
@@ -98,7 +80,7 @@ def test_where_this_rank_sends_something_else_all_is_left_to_others() -> None:
 
 @pytest.mark.parametrize("frames", [[], [b"a", b"b"], [bytes(SMALL_UP_TO_NBYTES + 1)]], ids=["none", "two", "large"])
 def test_what_is_not_one_small_frame_is_left_to_others(frames: list[bytes]) -> None:
-    slots = [memoryview(pack_small_slot(b"", 0, AGREEMENT)), memoryview(step_by_step(frames, 1))]
+    slots = [memoryview(pack_small_slot(b"", 0, AGREEMENT)), write_slot(frames, 1, AGREEMENT)]
     assert read(slots) is None
 
 
@@ -123,7 +105,7 @@ def test_forged_lengths_with_right_checksums_are_taken_only_where_step_by_step_t
     slots = [memoryview(pack_small_slot(b"", 0, AGREEMENT)), view.toreadonly()]
     found = read(slots)
     if found is not None:
-        assert [[bytes(frame)] for frame in found] == read_step_by_step(slots, TERMS)
+        assert [[bytes(frame)] for frame in found] == read_slots(slots, AGREEMENT, TERMS)
 
 
 LIMITED = [
@@ -144,7 +126,7 @@ def test_frames_up_to_the_longest_fit_the_slot_and_all_limits(terms: Terms) -> N
         assert len(slot) <= terms.slot_nbytes
         assert len(slot) - HEADER_NBYTES < terms.covered_below_nbytes
         slots = [memoryview(slot), memoryview(pack_small_slot(b"", 1, AGREEMENT))]
-        assert read_step_by_step(slots, terms) == [[bytes(longest)], [b""]]
+        assert read_slots(slots, AGREEMENT, terms) == [[bytes(longest)], [b""]]
     assert (longest >= 0) == (terms.limits.payload_nbytes > 64 and terms.covered_below_nbytes > 64)
 
 
